@@ -1,0 +1,507 @@
+"""Runs on the relay: submitted, claimed by a ServerApp's attempt, checkpointed, ended, cleaned up."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import Any
+
+from fedq.relay.connection import Relay
+from fedq.relay.contexts import ContextVersion, parse_version
+from fedq.relay.errors import RunNotFound
+from fedq.relay.keys import GROUP
+from fedq.relay.messages import text, words
+
+RUN_LEASE = 10.0
+"""Seconds that a ServerApp's attempt holds its run without renewal. Renewed every second."""
+
+CLIENT_TOKEN_TTL = 24 * 3600
+"""Seconds that a repeated submit with the same client token finds its run."""
+
+MAX_EVENTS = 20_000
+MAX_LOG_LINES = 2_000
+CLEAN_BATCH = 200
+
+OPEN = ("pending", "running")
+ENDED = ("finished", "failed", "stopped")
+
+
+class Step(Enum):
+    """What became of a ServerApp's step."""
+
+    OK = "OK"
+    BUSY = "BUSY"
+    OVER = "OVER"
+    STOPPED = "STOPPED"
+    GONE = "GONE"
+    EXHAUSTED = "EXHAUSTED"
+    FENCED = "FENCED"
+    STALE = "STALE"
+    MISSING = "MISSING"
+    SEEN = "SEEN"
+
+
+@dataclass(frozen=True, slots=True)
+class RunSpec:
+    """What a submit asks for. ``config`` is wire data; ``*_bundle`` are digests of uploaded app bundles.
+
+    ``time_limit`` is in seconds per message (0: none); ``kind`` tells how a bundle is unpacked.
+    """
+
+    client_token: str
+    name: str = ""
+    user: str = ""
+    config: bytes = b""
+    server_bundle: str = ""
+    client_bundle: str = ""
+    server_size: int = 0
+    client_size: int = 0
+    server_kind: str = "object"
+    client_kind: str = "object"
+    client_signature: str = ""
+    selector: Mapping[str, str] = field(default_factory=dict)
+    durability: str = "none"
+    max_deliveries: int = 5
+    max_attempts: int = 5
+    time_limit: float = 0.0
+    extra: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class AppInfo:
+    """What a node learns of a run with each claim."""
+
+    run: int
+    name: str
+    user: str
+    config: bytes
+    bundle: str
+    size: int
+    kind: str
+    signature: str
+    selector: Mapping[str, str]
+    time_limit: float
+    max_deliveries: int
+
+
+@dataclass(frozen=True, slots=True)
+class RunInfo:
+    """A run as everybody sees it. Times are the server's, in seconds since the epoch, 0.0 where not yet."""
+
+    run_id: int
+    status: str
+    name: str
+    user: str
+    created: float
+    started: float
+    ended: float
+    attempt: int
+    tries: int
+    checkpoint: int
+    revision: int
+    lease: float
+    token: str
+    owner: str
+    detail: str
+    reason: str
+    traceback: str
+    config: bytes
+    server_bundle: str
+    server_size: int
+    server_kind: str
+    client_bundle: str
+    client_kind: str
+    selector: Mapping[str, str]
+    durability: str
+    max_deliveries: int
+    max_attempts: int
+    time_limit: float
+    result: bytes
+    result_objects: tuple[str, ...]
+    fields: Mapping[str, bytes]
+
+    @property
+    def over(self) -> bool:
+        """Whether the run has ended."""
+        return self.status not in OPEN
+
+
+@dataclass(frozen=True, slots=True)
+class RunClaim:
+    """The outcome of claiming a run, with what the attempt starts from."""
+
+    outcome: Step
+    attempt: int = 0
+    checkpoint: int = 0
+    revision: int = 0
+    context: ContextVersion | None = None
+    info: RunInfo | None = None
+    busy_for: float = 0.0
+    status: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Saved:
+    """The outcome of a checkpoint: its number, and the run's revision."""
+
+    outcome: Step
+    checkpoint: int = 0
+    revision: int = 0
+    missing: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class RawEvent:
+    """One entry of a run's events; ``id`` is the stream's, ``data`` JSON."""
+
+    id: str
+    kind: str
+    data: Any
+
+    @property
+    def time(self) -> float:
+        """When the server recorded it, in seconds since the epoch."""
+        return int(self.id.split("-")[0]) / 1000
+
+
+# -- submit, read -----------------------------------------------------------------------------------------------------
+
+
+def submit(relay: Relay, spec: RunSpec) -> int:
+    """Make a run, or find the one that the same client token made. Returns its id.
+
+    Bundles must have been uploaded (objects.upload_bundle); ObjectMissing-like trouble shows as RunNotFound.
+    """
+    keys = relay.keys
+    fields: dict[str, Any] = {
+        "name": spec.name,
+        "user": spec.user,
+        "config": spec.config,
+        "server_bundle": spec.server_bundle,
+        "client_bundle": spec.client_bundle,
+        "server_size": spec.server_size,
+        "client_size": spec.client_size,
+        "server_kind": spec.server_kind,
+        "client_kind": spec.client_kind,
+        "client_signature": spec.client_signature,
+        "selector": json.dumps(dict(spec.selector), sort_keys=True),
+        "durability": spec.durability,
+        "max_deliveries": spec.max_deliveries,
+        "max_attempts": spec.max_attempts,
+        "time_limit": spec.time_limit,
+        **spec.extra,
+    }
+    bundles = " ".join(dict.fromkeys(d for d in (spec.server_bundle, spec.client_bundle) if d))
+    args: list[Any] = [keys.base, CLIENT_TOKEN_TTL, keys.obj(""), bundles]
+    for name, value in fields.items():
+        args += [name, value]
+    reply = relay.call(
+        "submit",
+        [keys.submitted(spec.client_token), keys.run_counter(), keys.runs(), keys.alive_runs(), keys.wake()],
+        args,
+    )
+    if text(reply[0]) == "MISSING":
+        raise RunNotFound("the app's bundle is no longer on the server; submit again")
+    return int(reply[1])
+
+
+def run_info(relay: Relay, run: int) -> RunInfo:
+    """The run as it stands. Raises RunNotFound."""
+    with relay.errors():
+        raw: Any = relay.redis.hgetall(relay.keys.run(run))
+    if not raw or b"status" not in raw:
+        raise RunNotFound(f"there is no run {run}; fedq runs lists those that are kept", run_id=run)
+    return parse_run(run, raw)
+
+
+def list_runs(relay: Relay, limit: int = 100) -> list[RunInfo]:
+    """The newest runs, newest first, in two round trips."""
+    with relay.errors():
+        ids = [int(item) for item in relay.redis.zrevrange(relay.keys.runs(), 0, limit - 1)]
+        with relay.redis.pipeline(transaction=False) as pipe:
+            for run in ids:
+                pipe.hgetall(relay.keys.run(run))
+            raw = pipe.execute() if ids else []
+    return [parse_run(run, fields) for run, fields in zip(ids, raw, strict=True) if fields]
+
+
+def alive_runs(relay: Relay) -> list[int]:
+    """Runs that are not over, or over and not yet cleaned up, lowest id first."""
+    with relay.errors():
+        raw: Any = relay.redis.smembers(relay.keys.alive_runs())
+    return sorted(int(item) for item in raw)
+
+
+# -- the ServerApp's steps --------------------------------------------------------------------------------------------
+
+
+def claim_run(relay: Relay, run: int, token: str, *, lease: float = RUN_LEASE, owner: str = "") -> RunClaim:
+    """Become the run's ServerApp. The same token gets the same answer; a live holder is BUSY."""
+    keys = relay.keys
+    reply = relay.call("claim_run", [keys.run(run), keys.run_ctx(run), keys.events(run)], [token, int(lease * 1000), owner])
+    outcome = Step(text(reply[0]))
+    if outcome is Step.OK:
+        flat = reply[5]
+        return RunClaim(
+            outcome,
+            attempt=int(reply[1]),
+            checkpoint=int(reply[2]),
+            revision=int(reply[3]),
+            context=parse_version(reply[4]),
+            info=parse_run(run, dict(zip(flat[::2], flat[1::2], strict=True))),
+        )
+    if outcome is Step.BUSY:
+        return RunClaim(outcome, busy_for=int(reply[1]) / 1000)
+    return RunClaim(outcome, status=text(reply[1]) if len(reply) > 1 else "")
+
+
+def renew_run(relay: Relay, run: int, token: str, *, lease: float = RUN_LEASE) -> Step:
+    """Go on holding the run: OK, FENCED or OVER. Goes through when the server's memory is full."""
+    return _renew(relay, run, token, lease, counts=True)
+
+
+def release_run(relay: Relay, run: int, token: str, *, counts: bool = True) -> Step:
+    """Give the run back for the next attempt, and wake the SuperLinks. ``counts=False`` gives the attempt back."""
+    return _renew(relay, run, token, 0, counts=counts)
+
+
+def _renew(relay: Relay, run: int, token: str, lease: float, *, counts: bool) -> Step:
+    reply = relay.call(
+        "renew_run", [relay.keys.run(run), relay.keys.wake()], [token, int(lease * 1000), int(counts)]
+    )
+    return Step(text(reply[0]))
+
+
+def save_checkpoint(
+    relay: Relay,
+    run: int,
+    token: str,
+    checkpoint: int,
+    context: tuple[bytes, Sequence[str]],
+    folded: Iterable[str] = (),
+) -> Saved:
+    """Write the checkpoint that follows ``checkpoint``: Context and free-list in one step. A repeat answers the same.
+
+    ``context`` is wire data and the digests it names, uploaded with owner ``ctx<checkpoint + 1>``. Freeing the folded
+    messages follows by :func:`free`.
+    """
+    keys = relay.keys
+    data, objects = context
+    reply = relay.call(
+        "checkpoint",
+        [keys.run(run), keys.run_ctx(run), keys.journal(run), keys.run_objs(run)],
+        [run, token, checkpoint, data, " ".join(objects), " ".join(folded), keys.obj("")],
+    )
+    outcome = Step(text(reply[0]))
+    if outcome is Step.OK:
+        return Saved(outcome, int(reply[1]), int(reply[2]))
+    return Saved(outcome, missing=tuple(text(item) for item in reply[1:]) if outcome is Step.MISSING else ())
+
+
+def free(relay: Relay, run: int, token: str, messages: Iterable[str], *, batch: int = 100) -> int:
+    """Delete answered messages, their pointers and arrays, in batches. Idempotent; unanswered ones stay."""
+    keys = relay.keys
+    ids, freed = list(messages), 0
+    for start in range(0, len(ids), batch):
+        reply = relay.call(
+            "free",
+            [keys.run(run), keys.sent(run), keys.deadlines(run), keys.run_objs(run)],
+            [run, token, keys.base, *ids[start : start + batch]],
+        )
+        if text(reply[0]) != "OK":
+            return freed
+        freed += int(reply[1])
+    return freed
+
+
+def emit(relay: Relay, run: int, token: str, checkpoint: int, number: int, kind: str, data: Any) -> Step:
+    """Add an event, once per (checkpoint, number); numbers grow within a checkpoint."""
+    reply = relay.call(
+        "event",
+        [relay.keys.run(run), relay.keys.events(run)],
+        [token, checkpoint, number, kind, json.dumps(data), MAX_EVENTS],
+    )
+    return Step(text(reply[0]))
+
+
+def finish(
+    relay: Relay,
+    run: int,
+    token: str,
+    status: str,
+    *,
+    result: tuple[bytes, Sequence[str]] = (b"", ()),
+    reason: str = "",
+    traceback: str = "",
+) -> Step:
+    """End a run, once. ``token=""`` is for those who need none: a person's stop, or housekeeping's failure.
+
+    ``result`` is wire data with the digests it names, uploaded with owner ``result``.
+    """
+    if status not in ENDED:
+        raise ValueError(f"a run ends as one of {', '.join(ENDED)}, not {status!r}")
+    keys = relay.keys
+    reply = relay.call(
+        "finish",
+        [keys.run(run), keys.events(run), keys.wake(), keys.run_objs(run)],
+        [run, token, status, reason, traceback, result[0], " ".join(result[1]), keys.obj("")]
+        + [json.dumps({"status": status, "reason": reason})],
+    )
+    return Step(text(reply[0]))
+
+
+def stop_run(relay: Relay, run: int, reason: str = "stopped by a user") -> bool:
+    """Stop a run: its ServerApp, and its ClientApps everywhere, within two seconds. True if it was not over yet."""
+    run_info(relay, run)
+    outcome = finish(relay, run, "", "stopped", reason=reason)
+    return outcome is Step.OK
+
+
+def set_detail(relay: Relay, run: int, detail: str) -> None:
+    """What a pending run waits for, for people. Housekeeping's; nothing depends on it."""
+    with relay.errors():
+        relay.redis.hset(relay.keys.run(run), "detail", detail)
+
+
+# -- events and logs --------------------------------------------------------------------------------------------------
+
+
+def read_events(relay: Relay, run: int, after: str = "0", *, block: float | None = None, count: int = 500) -> list[RawEvent]:
+    """Events after the id ``after``; waits up to ``block`` seconds (at most a few) for the first."""
+    with relay.errors():
+        raw: Any = relay.redis.xread(
+            {relay.keys.events(run): after}, count=count, block=relay.block(block * 1000) if block else None
+        )
+    if not raw:
+        return []
+    return [RawEvent(text(i), text(f[b"kind"]), json.loads(f[b"data"])) for i, f in raw[0][1]]
+
+
+def append_log(relay: Relay, node: str, run: int, lines: Sequence[Mapping[str, Any]]) -> bool:
+    """Add lines (JSON objects) to a node's log of a run, capped. False once the run is over."""
+    if not lines:
+        return True
+    reply = relay.call(
+        "log", [relay.keys.log(node, run)], [relay.keys.run(run), MAX_LOG_LINES, *(json.dumps(line) for line in lines)]
+    )
+    return text(reply[0]) == "OK"
+
+
+def read_log(relay: Relay, node: str, run: int, after: str = "0", *, count: int = 500) -> list[RawEvent]:
+    """Log lines of one node while the run lives; afterwards they stand among the run's events."""
+    with relay.errors():
+        raw: Any = relay.redis.xread({relay.keys.log(node, run): after}, count=count)
+    return [RawEvent(text(i), "log", json.loads(f[b"data"])) for i, f in raw[0][1]] if raw else []
+
+
+# -- the end ----------------------------------------------------------------------------------------------------------
+
+
+def run_nodes(relay: Relay, run: int) -> list[str]:
+    """The nodes that the run sent messages to."""
+    with relay.errors():
+        raw: Any = relay.redis.smembers(relay.keys.run_nodes(run))
+    return sorted(text(item) for item in raw)
+
+
+def clean_run(relay: Relay, run: int, *, everything: bool = False) -> bool:
+    """Delete what an ended run left, except status, config, result, events and final arrays.
+
+    Can be interrupted and repeated at any point. ``everything`` deletes those too. False while the run lives.
+    """
+    keys = relay.keys
+    for node in run_nodes(relay, run):
+        names = [keys.run(run), keys.inbox(node), keys.claims(node), keys.order(node, run), keys.replies(node, run)]
+        names += [keys.node_ctx(node, run), keys.node_objs(node, run), keys.log(node, run), keys.events(run)]
+        args = [run, keys.node(node), GROUP, keys.node_alive(node), CLEAN_BATCH, MAX_EVENTS]
+        if not _until_done(relay, "clean_node", names, args):
+            return False
+    names = [keys.run(run), keys.run_objs(run), keys.sent(run), keys.deadlines(run), keys.journal(run)]
+    names += [keys.run_nodes(run), keys.run_ctx(run), keys.alive_runs()]
+    return _until_done(relay, "clean_run", names, [run, keys.obj(""), CLEAN_BATCH, int(everything)])
+
+
+def _until_done(relay: Relay, step: str, names: list[str], args: list[Any]) -> bool:
+    while True:
+        outcome = text(relay.call(step, names, args)[0])
+        if outcome != "MORE":
+            return outcome == "DONE"
+
+
+def remove_run(relay: Relay, run: int) -> bool:
+    """Forget an ended run altogether. False while it lives."""
+    if not clean_run(relay, run, everything=True):
+        return False
+    keys = relay.keys
+    with relay.errors(), relay.redis.pipeline(transaction=True) as pipe:
+        pipe.zrem(keys.runs(), run)
+        pipe.unlink(keys.run(run), keys.events(run), keys.run_objs(run))
+        pipe.execute()
+    return True
+
+
+# -- parsing ----------------------------------------------------------------------------------------------------------
+
+
+def parse_app_info(run: int, raw: Sequence[bytes | None]) -> AppInfo:
+    """The run fields that a claim returns, in the order of the step."""
+    name, config, bundle, size, kind, signature, selector, time_limit, max_deliveries, user = (v or b"" for v in raw)
+    return AppInfo(
+        run=run,
+        name=text(name),
+        user=text(user),
+        config=config,
+        bundle=text(bundle),
+        size=int(size or 0),
+        kind=text(kind),
+        signature=text(signature),
+        selector=json.loads(selector or b"{}"),
+        time_limit=float(time_limit or 0),
+        max_deliveries=int(max_deliveries or 0),
+    )
+
+
+def parse_run(run: int, raw: Mapping[bytes, bytes]) -> RunInfo:
+    """A run hash."""
+
+    def word(name: str, default: str = "") -> str:
+        return text(raw.get(name.encode(), default.encode()))
+
+    def ms(name: str) -> float:
+        return int(word(name) or 0) / 1000
+
+    return RunInfo(
+        run_id=run,
+        status=word("status", "gone"),
+        name=word("name"),
+        user=word("user"),
+        created=ms("created"),
+        started=ms("started"),
+        ended=ms("ended"),
+        attempt=int(word("attempt") or 0),
+        tries=int(word("tries") or 0),
+        checkpoint=int(word("checkpoint") or 0),
+        revision=int(word("rev") or 0),
+        lease=ms("lease"),
+        token=word("token"),
+        owner=word("owner"),
+        detail=word("detail"),
+        reason=word("reason"),
+        traceback=word("traceback"),
+        config=raw.get(b"config", b""),
+        server_bundle=word("server_bundle"),
+        server_size=int(word("server_size") or 0),
+        server_kind=word("server_kind"),
+        client_bundle=word("client_bundle"),
+        client_kind=word("client_kind"),
+        selector=json.loads(word("selector") or "{}"),
+        durability=word("durability", "none"),
+        max_deliveries=int(word("max_deliveries") or 0),
+        max_attempts=int(word("max_attempts") or 0),
+        time_limit=float(word("time_limit") or 0),
+        result=raw.get(b"result", b""),
+        result_objects=words(raw.get(b"result_objs", b"")),
+        fields={text(name): value for name, value in raw.items()},
+    )
