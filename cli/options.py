@@ -1,0 +1,76 @@
+"""Options that several commands share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import click
+
+from fedq.cli.problem import switch_debugging
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def redis_option(command: F) -> F:
+    """``--redis-url``; passes ``redis_url: str | None`` (None: the local server)."""
+    return click.option(
+        "--redis-url",
+        "-r",
+        metavar="URL",
+        envvar=["FEDQ_REDIS_URL", "REDIS_URL"],
+        help="Address of the Redis or Valkey server: redis://, rediss:// or unix://. "
+        "[default: FEDQ_REDIS_URL, REDIS_URL, or the one on this machine]",
+    )(command)
+
+
+def json_option(command: F) -> F:
+    """``--json``; passes ``as_json: bool``."""
+    return click.option("--json", "as_json", is_flag=True, help="Print JSON on stdout and nothing else.")(command)
+
+
+def debug_option(command: F) -> F:
+    """``--debug``: tracebacks, wherever on the line it stands."""
+
+    def switch(_ctx: click.Context, _param: click.Parameter, value: bool) -> None:
+        switch_debugging(value)
+
+    return click.option(
+        "--debug", is_flag=True, is_eager=True, expose_value=False, callback=switch, help="Show tracebacks."
+    )(command)
+
+
+def show_version(ctx: click.Context, _param: click.Parameter, value: bool) -> None:
+    """Print fedq's version and, when one answers, the server's. Never fails for want of a server."""
+    if not value or ctx.resilient_parsing:
+        return
+    from fedq.cli.version import version_lines
+
+    for line in version_lines():
+        click.echo(line)
+    ctx.exit()
+
+
+def duration(text: str) -> float:
+    """Seconds of ``90``, ``90s``, ``15m``, ``2h`` or ``7d``. Raises ValueError for anything else."""
+    units = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
+    text = text.strip().lower()
+    factor = units.get(text[-1:], None)
+    number = float(text[:-1] if factor else text) * (factor or 1.0)
+    if not 0 <= number < float("inf"):
+        raise ValueError(text)
+    return number
+
+
+class Duration(click.ParamType):
+    """An option type: a span of time, in seconds."""
+
+    name = "duration"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        if isinstance(value, (int, float)):
+            return float(value)
+        try:
+            return duration(str(value))
+        except ValueError:
+            self.fail(f"{value!r} is no span of time; write 90, 90s, 15m, 2h or 7d", param, ctx)
