@@ -461,7 +461,7 @@ class EmbeddedServer:
                     f"{self.program} ended at once with code {self._process.returncode}; its last words:\n{self.log(8)}"
                 )
             # No retries and no pool that outlives the question.
-            client = redis.Redis.from_url(self._url, retry=Retry(NoBackoff(), 0), socket_timeout=0.5)
+            client = redis.Redis.from_url(self._url, retry=Retry(NoBackoff(), 0), socket_timeout=1.0)
             try:
                 if client.info("server").get("process_id") == self._process.pid:
                     break

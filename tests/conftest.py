@@ -100,8 +100,8 @@ def session_server(server_kind: str) -> Iterator[RealServer]:
 def server(session_server: RealServer, request: pytest.FixtureRequest) -> Iterator[RealServer]:
     """The session's server, empty. After the test no key of ours may be left that does not expire by itself.
 
-    ``@pytest.mark.leaves_keys`` allows any, ``@pytest.mark.leaves_keys("fedq:{0}:run:*", …)`` those that match. A test that kills
-    or pauses the server takes ``own_server``.
+    ``@pytest.mark.leaves_keys`` allows any, ``@pytest.mark.leaves_keys("fedq:{0}:run:*", …)`` those that match.
+    A test that kills or pauses the server takes ``own_server``.
     """
     session_server.clear()
     yield session_server
@@ -115,7 +115,7 @@ def server(session_server: RealServer, request: pytest.FixtureRequest) -> Iterat
 
 @pytest.fixture
 def own_server(server_kind: str) -> Iterator[RealServer]:
-    """A real server for this test alone, to kill, pause, fill or reconfigure. It survives kill() with what its AOF holds."""
+    """A real server for this test alone, to kill, pause, fill or reconfigure."""
     with RealServer(kind=server_kind or None) as server:  # type: ignore[arg-type]
         yield server
 
@@ -152,7 +152,7 @@ def lasting_keys(server: RealServer) -> list[str]:
 
 @pytest.fixture(autouse=True)
 def no_process_is_left(request: pytest.FixtureRequest) -> Iterator[None]:
-    """Ends and reports the processes that a test started and left, orphans too (``@pytest.mark.leaves_processes`` allows them)."""
+    """Ends and reports the processes that a test left, orphans too; ``@pytest.mark.leaves_processes`` allows them."""
     mark = request.config.stash[MARK]
     before = {process.pid for process in processes.stray_processes(mark)}
     yield
