@@ -218,7 +218,9 @@ def translate(error: BaseException, url: str) -> FedqError:
             "brings its own) or name another with --redis-url or FEDQ_REDIS_URL"
         )
     if isinstance(error, ReadOnlyError) or "READONLY" in text[:60]:
-        return RelayReadOnly(f"the server at {place} accepts no writes (it is a replica); use the address of its primary")
+        return RelayReadOnly(
+            f"the server at {place} accepts no writes (it is a replica); use the address of its primary"
+        )
     if isinstance(error, OutOfMemoryError) or "OOM" in text[:60] or "maxmemory" in text:
         return RelayFull(
             f"the server at {place} has used up its memory; raise its maxmemory, or free some with fedq runs prune"

@@ -83,7 +83,9 @@ class RunFailed(RelayError):
         traceback: the ServerApp's traceback, or None.
     """
 
-    def __init__(self, message: str, *, reason: str = "", traceback: str | None = None, run_id: int | None = None) -> None:
+    def __init__(
+        self, message: str, *, reason: str = "", traceback: str | None = None, run_id: int | None = None
+    ) -> None:
         super().__init__(message, run_id=run_id)
         self.reason = reason or message
         self.traceback = traceback

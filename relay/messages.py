@@ -178,7 +178,16 @@ def push(
         for m in batch:
             names += [keys.inbox(m.node), keys.order(m.node, run)]
             ttl = int(m.ttl * 1000)
-            args += [m.message_id, m.node, m.content, m.type, m.group, ttl, m.on_offline, keys.out(m.node, m.message_id)]
+            args += [
+                m.message_id,
+                m.node,
+                m.content,
+                m.type,
+                m.group,
+                ttl,
+                m.on_offline,
+                keys.out(m.node, m.message_id),
+            ]
         reply = relay.call("push", names, args)
         outcome = Push(text(reply[0]))
         if outcome is not Push.OK:
@@ -222,7 +231,9 @@ def read_answers(relay: Relay, wanted: Iterable[tuple[str, str]]) -> dict[str, A
             pipe.hgetall(relay.keys.out(node, message))
         raw = pipe.execute()
     return {
-        message: parse_answer(node, message, fields) for (node, message), fields in zip(pairs, raw, strict=True) if fields
+        message: parse_answer(node, message, fields)
+        for (node, message), fields in zip(pairs, raw, strict=True)
+        if fields
     }
 
 

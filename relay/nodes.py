@@ -93,16 +93,17 @@ def add(relay: Relay, node: str) -> None:
 
 
 def forget(relay: Relay, node: str) -> bool:
-    """Take a node off the register with everything that waits for it. True if it was there.
+    """Take a node off the register. True if it was there.
 
-    Runs that still wait for an answer of it get none from it; their messages expire at their TTL. An online node
-    registers again.
+    New messages to it are refused from now on. Those that it has not answered stay until they expire or their run
+    ends, and its inbox with them. An online node registers again.
     """
     keys = relay.keys
     with relay.errors():
         known = bool(relay.redis.srem(keys.nodes(), node))
         relay.redis.unlink(keys.node_info(node), keys.node_alive(node), keys.node_dispatcher(node))
-        if not relay.redis.xlen(keys.inbox(node)):
+        waiting: Any = relay.redis.xrange(keys.inbox(node))
+        if not any(fields.get(b"kind") == b"message" for _, fields in waiting):
             relay.redis.unlink(keys.inbox(node), keys.claims(node))
     return known
 
@@ -131,9 +132,7 @@ def drop_lease(relay: Relay, key: str, holder: str) -> None:
     relay.call("beat", [key], [holder, 0, 0, ""])
 
 
-def take_dispatcher(
-    relay: Relay, node: str, holder: str, *, lease: float = DISPATCHER_LEASE, dead: str = ""
-) -> Lease:
+def take_dispatcher(relay: Relay, node: str, holder: str, *, lease: float = DISPATCHER_LEASE, dead: str = "") -> Lease:
     """Take or extend the dispatcher role of a node. ``holder`` is ``<id>|<host>|<pid>``."""
     return take_lease(relay, relay.keys.node_dispatcher(node), holder, lease=lease, dead=dead)
 
@@ -170,7 +169,8 @@ def list_nodes(relay: Relay, selector: Mapping[str, str] | None = None) -> list[
             pipe.hgetall(relay.keys.node_info(name))
         alive, *infos = pipe.execute()
     states = [
-        NodeState(name, value is not None, _parse_info(raw)) for name, value, raw in zip(names, alive, infos, strict=True)
+        NodeState(name, value is not None, _parse_info(raw))
+        for name, value, raw in zip(names, alive, infos, strict=True)
     ]
     return [state for state in states if not selector or state.matches(selector)]
 

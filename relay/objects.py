@@ -89,9 +89,7 @@ def upload_node(relay: Relay, node: str, run: int, message: str, blobs: Mapping[
         run=run,
         paired=False,
     )
-    return _send(
-        relay, missing, blobs, lambda d: keys.node_obj(node, d), lambda d, i: keys.node_obj_chunk(node, d, i)
-    )
+    return _send(relay, missing, blobs, lambda d: keys.node_obj(node, d), lambda d, i: keys.node_obj_chunk(node, d, i))
 
 
 def fetch_shared(relay: Relay, digests: Iterable[str]) -> dict[str, bytearray]:
@@ -127,7 +125,16 @@ def _adopt(
     reply = relay.call(
         "adopt",
         [index],
-        [run_key or "-", token, prefix, owner, int(paired), UNFINISHED_TTL * 1000, int(run is not None), *wanted],
+        [
+            run_key or relay.keys.run(0),
+            token,
+            prefix,
+            owner,
+            int(paired),
+            UNFINISHED_TTL * 1000,
+            int(run is not None),
+            *wanted,
+        ],
     )
     outcome = text(reply[0])
     if outcome == "FENCED":

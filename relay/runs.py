@@ -240,7 +240,9 @@ def alive_runs(relay: Relay) -> list[int]:
 def claim_run(relay: Relay, run: int, token: str, *, lease: float = RUN_LEASE, owner: str = "") -> RunClaim:
     """Become the run's ServerApp. The same token gets the same answer; a live holder is BUSY."""
     keys = relay.keys
-    reply = relay.call("claim_run", [keys.run(run), keys.run_ctx(run), keys.events(run)], [token, int(lease * 1000), owner])
+    reply = relay.call(
+        "claim_run", [keys.run(run), keys.run_ctx(run), keys.events(run)], [token, int(lease * 1000), owner]
+    )
     outcome = Step(text(reply[0]))
     if outcome is Step.OK:
         flat = reply[5]
@@ -268,9 +270,7 @@ def release_run(relay: Relay, run: int, token: str, *, counts: bool = True) -> S
 
 
 def _renew(relay: Relay, run: int, token: str, lease: float, *, counts: bool) -> Step:
-    reply = relay.call(
-        "renew_run", [relay.keys.run(run), relay.keys.wake()], [token, int(lease * 1000), int(counts)]
-    )
+    reply = relay.call("renew_run", [relay.keys.run(run), relay.keys.wake()], [token, int(lease * 1000), int(counts)])
     return Step(text(reply[0]))
 
 
@@ -368,7 +368,9 @@ def set_detail(relay: Relay, run: int, detail: str) -> None:
 # -- events and logs --------------------------------------------------------------------------------------------------
 
 
-def read_events(relay: Relay, run: int, after: str = "0", *, block: float | None = None, count: int = 500) -> list[RawEvent]:
+def read_events(
+    relay: Relay, run: int, after: str = "0", *, block: float | None = None, count: int = 500
+) -> list[RawEvent]:
     """Events after the id ``after``; waits up to ``block`` seconds (at most a few) for the first."""
     with relay.errors():
         raw: Any = relay.redis.xread(

@@ -1,0 +1,219 @@
+"""A push happens once, a checkpoint frees what it folded, and an ended run leaves only what is kept."""
+
+from __future__ import annotations
+
+from fedq.relay import claims, messages, objects, runs
+from fedq.relay.messages import Push
+from fedq.relay.runs import Step
+from tests.relay.conftest import Steps
+
+
+def blob_of(size: int, fill: int) -> tuple[str, bytes]:
+    data = bytes([fill]) * size
+    return objects.digest_of(data), data
+
+
+def test_a_repeated_push_makes_no_second_entry(steps: Steps) -> None:
+    first = steps.push("a", "b", call=0)
+    again = steps.push("a", "b", call=0)
+    assert first.outcome is again.outcome is Push.OK
+    assert again.revision > first.revision
+    assert len(steps.inbox("a")) == len(steps.inbox("b")) == 1
+
+
+def test_a_push_repeated_after_its_answer_is_not_sent_again(steps: Steps) -> None:
+    m = steps.pushed("a", call=0)
+    steps.claim("a", m)
+    steps.commit("a", m)
+    assert steps.push("a", call=0).outcome is Push.OK
+    assert [entry.kind for entry in steps.inbox("a") if entry.kind == "message"] == []
+
+
+def test_a_call_that_asks_for_something_else_the_second_time_is_refused_before_anything_is_written(
+    steps: Steps,
+) -> None:
+    steps.push("a", call=0, body=b"one")
+    before = steps.inbox("a")
+    assert steps.push("a", "b", call=0, body=b"two").outcome is Push.MISMATCH
+    assert steps.inbox("a") == before
+    assert steps.inbox("b") == []
+
+
+def test_an_unknown_node_refuses_the_whole_push(steps: Steps) -> None:
+    refused = steps.push("a", "nobody", "noone")
+    assert refused.outcome is Push.UNKNOWN_NODE
+    assert refused.detail == ("nobody", "noone")
+    assert steps.inbox("a") == []
+
+
+def test_a_push_that_names_an_incomplete_array_is_refused(steps: Steps) -> None:
+    digest, data = blob_of(9 * 1024 * 1024, 1)
+    assert steps.push("a", objects=(digest,)).outcome is Push.MISSING
+    objects.upload_shared(steps.relay, steps.run, steps.token, "0", {digest: data})
+    steps.relay.redis.delete(steps.relay.keys.obj_chunk(digest, 1))
+    assert steps.push("a", objects=(digest,)).detail == (digest,)
+    assert objects.upload_shared(steps.relay, steps.run, steps.token, "0", {digest: data}) > 0
+    assert steps.push("a", objects=(digest,)).outcome is Push.OK
+    assert objects.fetch_shared(steps.relay, [digest])[digest] == data
+    assert steps.relay.redis.ttl(steps.relay.keys.obj_chunk(digest, 2)) == -1
+
+
+def test_what_is_there_is_not_uploaded_again(steps: Steps) -> None:
+    digest, data = blob_of(10_000, 2)
+    assert objects.upload_shared(steps.relay, steps.run, steps.token, "0", {digest: data}) == 10_000
+    assert objects.upload_shared(steps.relay, steps.run, steps.token, "0", {digest: data}) == 0
+
+
+def test_an_older_attempt_of_the_serverapp_is_fenced_everywhere(steps: Steps) -> None:
+    assert runs.claim_run(steps.relay, steps.run, "app-2").outcome is Step.BUSY
+    assert runs.release_run(steps.relay, steps.run, steps.token) is Step.OK
+    claimed = runs.claim_run(steps.relay, steps.run, "app-2")
+    assert (claimed.outcome, claimed.attempt) == (Step.OK, 2)
+    assert steps.push("a").outcome is Push.FENCED
+    assert runs.save_checkpoint(steps.relay, steps.run, steps.token, 0, (b"old", ())).outcome is Step.FENCED
+    assert runs.emit(steps.relay, steps.run, steps.token, 0, 1, "round", {}) is Step.FENCED
+    assert runs.finish(steps.relay, steps.run, steps.token, "finished") is Step.FENCED
+    assert runs.renew_run(steps.relay, steps.run, steps.token) is Step.FENCED
+
+
+def test_a_run_stops_being_claimed_after_its_attempts(steps: Steps) -> None:
+    steps.end()
+    run = steps.submit(max_attempts=2)
+    for attempt in (1, 2):
+        assert runs.claim_run(steps.relay, run, f"app-{attempt}").attempt == attempt
+        runs.release_run(steps.relay, run, f"app-{attempt}")
+    assert runs.claim_run(steps.relay, run, "app-3").outcome is Step.EXHAUSTED
+
+
+def test_a_checkpoint_holds_the_context_and_its_repeat_changes_nothing(steps: Steps) -> None:
+    m = steps.pushed("a")
+    steps.claim("a", m)
+    steps.commit("a", m)
+    saved = runs.save_checkpoint(steps.relay, steps.run, steps.token, 0, (b"state", ()), [m.message_id])
+    again = runs.save_checkpoint(steps.relay, steps.run, steps.token, 0, (b"state", ()), [m.message_id])
+    assert (saved.outcome, saved.checkpoint) == (again.outcome, again.checkpoint) == (Step.OK, 1)
+    assert runs.save_checkpoint(steps.relay, steps.run, steps.token, 0, (b"other", ())).outcome is Step.STALE
+    runs.release_run(steps.relay, steps.run, steps.token)
+    resumed = runs.claim_run(steps.relay, steps.run, "app-2")
+    assert resumed.checkpoint == 1
+    assert resumed.context is not None
+    assert resumed.context.data == b"state"
+    assert resumed.context.free == (m.message_id,)
+
+
+def test_a_push_of_an_older_checkpoint_is_refused(steps: Steps) -> None:
+    runs.save_checkpoint(steps.relay, steps.run, steps.token, 0, (b"state", ()))
+    assert steps.push("a").outcome is Push.STALE
+    steps.checkpoint = 1
+    assert steps.push("a").outcome is Push.OK
+
+
+def test_freeing_takes_answers_pointers_and_arrays_but_no_unanswered_message(steps: Steps) -> None:
+    out_digest, out = blob_of(9000, 3)
+    in_digest, data = blob_of(9000, 4)
+    objects.upload_shared(steps.relay, steps.run, steps.token, "0", {out_digest: out})
+    steps.push("a", "b", objects=(out_digest,))
+    m, n = steps.inbox("a")[0], steps.inbox("b")[0]
+    steps.claim("a", m)
+    objects.upload_node(steps.relay, "a", steps.run, m.message_id, {in_digest: data})
+    steps.commit("a", m, objects=(in_digest,), context=None)
+    assert runs.free(steps.relay, steps.run, steps.token, [m.message_id, n.message_id]) == 1
+    assert runs.free(steps.relay, steps.run, steps.token, [m.message_id, n.message_id]) == 0
+    keys = steps.relay.keys
+    assert steps.answered("a", m) is None
+    assert steps.pointers("a") == 0
+    assert not steps.relay.redis.exists(keys.node_obj(("a"), in_digest), keys.node_obj_chunk("a", in_digest, 0))
+    assert steps.relay.redis.exists(keys.obj(out_digest))
+    steps.claim("b", n)
+    steps.commit("b", n)
+    runs.free(steps.relay, steps.run, steps.token, [n.message_id])
+    assert not steps.relay.redis.exists(
+        keys.obj(out_digest), keys.obj_chunk(out_digest, 0), keys.obj_owners(out_digest)
+    )
+    assert messages.outstanding(steps.relay, steps.run) == {}
+
+
+def test_an_array_that_two_messages_named_stays_until_both_are_freed(steps: Steps) -> None:
+    digest, data = blob_of(9000, 5)
+    ids = []
+    for turn in range(2):
+        m = steps.pushed("a")
+        steps.claim("a", m, f"w-{turn}")
+        objects.upload_node(steps.relay, "a", steps.run, m.message_id, {digest: data})
+        steps.commit("a", m, f"w-{turn}", objects=(digest,), context=None)
+        ids.append(m.message_id)
+    runs.free(steps.relay, steps.run, steps.token, ids[:1])
+    assert objects.fetch_node(steps.relay, "a", [digest])[digest] == data
+    runs.free(steps.relay, steps.run, steps.token, ids[1:])
+    assert not steps.relay.redis.exists(steps.relay.keys.node_obj("a", digest))
+
+
+def test_an_event_appears_once_however_often_it_is_emitted(steps: Steps) -> None:
+    for number in (1, 2, 2, 1, 3):
+        runs.emit(steps.relay, steps.run, steps.token, 0, number, "round", {"round": number})
+    rounds = [e.data["round"] for e in runs.read_events(steps.relay, steps.run) if e.kind == "round"]
+    assert rounds == [1, 2, 3]
+
+
+def test_a_repeated_submit_finds_its_run(steps: Steps) -> None:
+    spec = runs.RunSpec(client_token="the-same", name="once")
+    assert runs.submit(steps.relay, spec) == runs.submit(steps.relay, spec)
+
+
+def test_a_run_ends_once(steps: Steps) -> None:
+    assert runs.finish(steps.relay, steps.run, steps.token, "finished") is Step.OK
+    assert runs.finish(steps.relay, steps.run, steps.token, "finished") is Step.OK
+    assert runs.finish(steps.relay, steps.run, "", "stopped") is Step.OVER
+    assert runs.run_info(steps.relay, steps.run).status == "finished"
+    assert not runs.stop_run(steps.relay, steps.run)
+
+
+def test_nothing_of_a_living_run_is_cleaned(steps: Steps) -> None:
+    m = steps.pushed("a")
+    assert not runs.clean_run(steps.relay, steps.run)
+    assert steps.claim("a", m).outcome is claims.Claim.OK
+
+
+def test_an_ended_run_leaves_status_config_result_events_and_final_arrays(steps: Steps) -> None:
+    relay, keys = steps.relay, steps.relay.keys
+    out_digest, out = blob_of(9000, 6)
+    ctx_digest, ctx = blob_of(9000, 7)
+    lost_digest, lost = blob_of(9000, 8)
+    result_digest, result = blob_of(9000, 9)
+    objects.upload_shared(relay, steps.run, steps.token, "0", {out_digest: out})
+    steps.push("a", "b", objects=(out_digest,))
+    m, n = steps.inbox("a")[0], steps.inbox("b")[0]
+    steps.claim("a", m)
+    objects.upload_node(relay, "a", steps.run, m.message_id, {ctx_digest: ctx, lost_digest: lost})
+    steps.commit("a", m, context=(b"ctx", (ctx_digest,)))
+    steps.claim("b", n)
+    objects.upload_node(relay, "b", steps.run, n.message_id, {lost_digest: lost})
+    runs.append_log(relay, "a", steps.run, [{"text": "epoch 1"}])
+    objects.upload_shared(relay, steps.run, steps.token, "ctx1", {ctx_digest: ctx}, guard=False)
+    runs.save_checkpoint(relay, steps.run, steps.token, 0, (b"state", (ctx_digest,)))
+    objects.upload_shared(relay, steps.run, steps.token, "result", {result_digest: result}, guard=False)
+    runs.finish(relay, steps.run, steps.token, "finished", result=(b"arrays", (result_digest,)))
+    assert runs.clean_run(relay, steps.run)
+    assert not runs.append_log(relay, "a", steps.run, [{"text": "too late"}])
+    left = {key.decode() for key in relay.redis.scan_iter("*")}  # type: ignore[union-attr]
+    federation = {keys.nodes(), keys.runs(), keys.run_counter(), keys.wake()}
+    per_node = {f(name) for name in "ab" for f in (keys.node_info, keys.node_alive, keys.inbox)}
+    kept = {keys.run(steps.run), keys.events(steps.run), keys.run_objs(steps.run)}
+    arrays = {keys.obj(result_digest), keys.obj_chunk(result_digest, 0), keys.obj_owners(result_digest)}
+    submitted = {key for key in left if key.startswith(keys.submitted(""))}
+    assert left - federation - per_node - kept - arrays - submitted == set()
+    assert [e.data["text"] for e in runs.read_events(relay, steps.run) if e.kind == "log"] == ["epoch 1"]
+    assert objects.fetch_shared(relay, [result_digest])[result_digest] == result
+    assert all(not any(entry.kind == "message" for entry in steps.inbox(name)) for name in "ab")
+
+
+def test_the_clean_up_of_one_run_leaves_another_as_it_was(steps: Steps) -> None:
+    other = Steps(steps.relay, token="other")
+    other.start()
+    steps.push("a", "b")
+    other.push("a")
+    theirs = [m for m in other.inbox("a") if m.run == other.run]
+    runs.stop_run(steps.relay, steps.run)
+    runs.clean_run(steps.relay, steps.run)
+    assert [m for m in other.inbox("a") if m.kind == "message"] == theirs
+    assert other.claim("a", theirs[0], "w-9").outcome is claims.Claim.OK
