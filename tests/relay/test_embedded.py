@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+import socket
 import stat
 import subprocess
 import sys
 import threading
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -84,7 +86,7 @@ def test_the_unix_socket_and_the_directory_open_for_this_user_only(tmp_path: Pat
 
 def test_on_loopback_it_wants_its_password_and_shows_it_to_nobody(tmp_path: Path) -> None:
     with EmbeddedServer(tmp_path, listen="loopback") as server:
-        parts = redis_py.connection.parse_url(server.url)
+        parts = address_of(server.url)
         assert parts["host"] == "127.0.0.1"
         with redis_py.Redis(host="127.0.0.1", port=parts["port"], retry=Retry(NoBackoff(), 0)) as stranger:
             with pytest.raises(redis_py.exceptions.AuthenticationError):
@@ -96,19 +98,19 @@ def test_on_loopback_it_wants_its_password_and_shows_it_to_nobody(tmp_path: Path
 
 def test_on_loopback_a_port_that_is_taken_meanwhile_is_replaced(tmp_path: Path) -> None:
     with EmbeddedServer(tmp_path, listen="loopback") as server:
-        before = redis_py.connection.parse_url(server.url)
-    with embedded.socket.socket() as other:
-        other.setsockopt(embedded.socket.SOL_SOCKET, embedded.socket.SO_REUSEADDR, 1)
+        before = address_of(server.url)
+    with socket.socket() as other:
+        other.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         other.bind(("127.0.0.1", before["port"]))
         other.listen()
         with EmbeddedServer(tmp_path, listen="loopback") as server:
-            after = redis_py.connection.parse_url(server.url)
+            after = address_of(server.url)
             assert after["port"] != before["port"]
             assert after["password"] == before["password"]
 
 
 def test_a_port_asked_for_that_is_taken_is_an_error_with_the_servers_words(tmp_path: Path) -> None:
-    with embedded.socket.socket() as other:
+    with socket.socket() as other:
         other.bind(("127.0.0.1", 0))
         other.listen()
         server = EmbeddedServer(tmp_path, listen="loopback", port=other.getsockname()[1])
@@ -122,7 +124,7 @@ def test_a_directory_with_a_long_name_gets_its_socket_elsewhere_at_the_same_addr
     with EmbeddedServer(place) as server, server.client() as client:
         before = server.url
         client.set("kept", "yes")
-        path = Path(redis_py.connection.parse_url(server.url)["path"])
+        path = Path(address_of(server.url)["path"])
         assert len(os.fsencode(path)) <= embedded.LONGEST_SOCKET_PATH
         assert stat.S_IMODE(path.parent.stat().st_mode) == 0o700
     assert not path.parent.exists()
@@ -134,7 +136,7 @@ def test_a_directory_with_a_long_name_gets_its_socket_elsewhere_at_the_same_addr
 def test_a_short_place_for_the_socket_that_others_may_enter_is_refused(tmp_path: Path) -> None:
     place = tmp_path / ("long" * 40)
     with EmbeddedServer(place) as server:
-        short = Path(redis_py.connection.parse_url(server.url)["path"]).parent
+        short = Path(address_of(server.url)["path"]).parent
     short.mkdir(mode=0o777)
     short.chmod(0o777)
     try:
@@ -221,6 +223,12 @@ def test_a_program_on_the_path_goes_before_the_packaged_one(tmp_path: Path, monk
     monkeypatch.setenv("PATH", str(tmp_path))
     assert find_server("valkey").path == mine
     assert find_server("valkey").version == (9, 0, 1)
+
+
+def address_of(url: str) -> dict[str, Any]:
+    """Host, port and password, or the socket's path, as redis-py reads them from ``url``."""
+    parts: dict[str, Any] = redis_py.connection.parse_url(url)  # type: ignore[no-untyped-call]
+    return parts
 
 
 OWNER = """
