@@ -171,8 +171,8 @@ def commit(
 ) -> Committed:
     """Write the answer and the new Context version: all or nothing, once.
 
-    The same token again is COMMITTED again; a token that is not the newest is SUPERSEDED and changes nothing. ``objects``
-    are the digests that ``body`` names: each must be one of the request's or completely uploaded by this node (MISSING
+    The same token again is COMMITTED again; a token that is not the newest is SUPERSEDED and changes nothing.
+    ``objects`` are the digests that ``body`` names: each must be one of the request's or completely uploaded by this node (MISSING
     lists those that are not); a Context names only uploads of this node. An error answer passes ``context=None``.
     """
     keys = relay.keys
@@ -188,9 +188,11 @@ def commit(
             keys.node_ctx(node, run),
             keys.node_objs(node, run),
         ],
-        [keys.run(run), entry, message, token, keys.node_obj(node, ""), GROUP, keys.node_alive(node), int(ok), body]
-        + [" ".join(objects), code, nbytes or len(body), int(context is not None), data, " ".join(context_objects)]
-        + [KEPT_VERSIONS, run],
+        [
+            *(keys.run(run), entry, message, token, keys.node_obj(node, ""), GROUP, keys.node_alive(node)),
+            *(int(ok), body, " ".join(objects), code, nbytes or len(body)),
+            *(int(context is not None), data, " ".join(context_objects), KEPT_VERSIONS, run),
+        ],
     )
     outcome = Commit(text(reply[0]))
     return Committed(outcome, tuple(text(item) for item in reply[1:]) if outcome is Commit.MISSING else ())

@@ -170,7 +170,7 @@ class Relay:
             info: dict[str, Any] = self.redis.info()
         fsync = ""
         with contextlib.suppress(RedisError):
-            fsync = self.redis.config_get("appendfsync").get("appendfsync", "")
+            fsync = str(self.redis.config_get("appendfsync").get("appendfsync") or "")
         valkey = info.get("valkey_version") or (info.get("server_name") == "valkey" and info.get("redis_version"))
         return ServerInfo(
             kind="valkey" if valkey else "redis",

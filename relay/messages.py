@@ -77,7 +77,7 @@ class Outgoing:
 
 @dataclass(frozen=True, slots=True)
 class Pushed:
-    """The outcome of a push; ``created`` is the server's clock in seconds, ``detail`` the digests or names concerned."""
+    """The outcome of a push; ``created`` is the server's clock in seconds, ``detail`` the digests or names at fault."""
 
     outcome: Push
     revision: int = 0
@@ -215,8 +215,10 @@ def answer(
     reply = relay.call(
         "answer",
         [keys.inbox(node), keys.claims(node), keys.order(node, run), keys.out(node, message), keys.replies(node, run)],
-        [keys.run(run), entry, message, reason.value, encode_error(error), error.code, run, GROUP]
-        + [keys.node_alive(node), token],
+        [
+            *(keys.run(run), entry, message, reason.value, encode_error(error), error.code),
+            *(run, GROUP, keys.node_alive(node), token),
+        ],
     )
     return Answered(text(reply[0]))
 

@@ -43,8 +43,8 @@ def check_memory(relay: Relay, wanted: int, *, run: int | None = None) -> None:
     used, limit = relay.memory()
     if limit and used + wanted > FULL_AT * limit:
         raise RelayFull(
-            f"the server has {used >> 20} of {limit >> 20} MiB in use and the message needs {max(1, wanted >> 20)} MiB more: "
-            "new messages stop at 75 % of maxmemory so that replies still fit; raise maxmemory or send less at a time",
+            f"the server has {used >> 20} of {limit >> 20} MiB in use and the message needs "
+            f"{max(1, wanted >> 20)} MiB more: new messages stop at 75 % of maxmemory so that replies still fit; raise maxmemory or send less at a time",
             run_id=run,
         )
 
@@ -160,7 +160,7 @@ def _send(
             with relay.errors(), relay.redis.pipeline(transaction=False) as pipe:
                 for i in range(first, min(count, first + IN_FLIGHT)):
                     key, part = chunk(digest, i), view[i * CHUNK : (i + 1) * CHUNK]
-                    pipe.set(key, part, ex=UNFINISHED_TTL, nx=True)  # type: ignore[arg-type]
+                    pipe.set(key, part, ex=UNFINISHED_TTL, nx=True)
                     pipe.expire(key, UNFINISHED_TTL, gt=True)
                     sent += len(part)
                 if first + IN_FLIGHT >= count:

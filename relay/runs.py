@@ -219,7 +219,8 @@ def run_info(relay: Relay, run: int) -> RunInfo:
 def list_runs(relay: Relay, limit: int = 100) -> list[RunInfo]:
     """The newest runs, newest first, in two round trips."""
     with relay.errors():
-        ids = [int(item) for item in relay.redis.zrevrange(relay.keys.runs(), 0, limit - 1)]
+        newest: Any = relay.redis.zrevrange(relay.keys.runs(), 0, limit - 1)
+        ids = [int(item) for item in newest]
         with relay.redis.pipeline(transaction=False) as pipe:
             for run in ids:
                 pipe.hgetall(relay.keys.run(run))
@@ -346,8 +347,10 @@ def finish(
     reply = relay.call(
         "finish",
         [keys.run(run), keys.events(run), keys.wake(), keys.run_objs(run)],
-        [run, token, status, reason, traceback, result[0], " ".join(result[1]), keys.obj("")]
-        + [json.dumps({"status": status, "reason": reason})],
+        [
+            *(run, token, status, reason, traceback, result[0], " ".join(result[1]), keys.obj("")),
+            json.dumps({"status": status, "reason": reason}),
+        ],
     )
     return Step(text(reply[0]))
 

@@ -18,7 +18,10 @@ def test_a_claimed_and_committed_message_leaves_the_inbox_and_has_one_answer(ste
     assert claimed.context is None
     assert steps.commit("a", m, body=b"reply").outcome is Commit.COMMITTED
     answer = steps.answered("a", m)
-    assert answer is not None and answer.ok and answer.body == b"reply" and answer.attempt == 1
+    assert answer is not None
+    assert answer.ok
+    assert answer.body == b"reply"
+    assert answer.attempt == 1
     assert [entry.kind for entry in steps.inbox("a") if entry.kind == "message"] == []
     assert steps.pointers("a") == 1
 
@@ -29,7 +32,8 @@ def test_the_same_token_gets_the_same_answer_to_claim_and_commit(steps: Steps) -
     assert steps.commit("a", m).outcome is Commit.COMMITTED
     assert steps.commit("a", m, body=b"other").outcome is Commit.COMMITTED
     answer = steps.answered("a", m)
-    assert answer is not None and answer.body == b"reply"
+    assert answer is not None
+    assert answer.body == b"reply"
     assert steps.pointers("a") == 1
 
 
@@ -67,7 +71,8 @@ def test_the_commit_of_a_superseded_holder_changes_nothing(steps: Steps) -> None
     assert steps.commit("a", m, "heir").outcome is Commit.COMMITTED
     assert steps.commit("a", m, "zombie", body=b"stale").outcome is Commit.SUPERSEDED
     answer = steps.answered("a", m)
-    assert answer is not None and answer.body == b"reply"
+    assert answer is not None
+    assert answer.body == b"reply"
 
 
 def test_a_graceful_release_gives_the_attempt_back_and_a_death_does_not(steps: Steps) -> None:
@@ -110,7 +115,8 @@ def test_an_error_answer_leaves_the_context_as_it_was(steps: Steps) -> None:
     steps.commit("a", n, "w-2", ok=False, body=b"error", context=None)
     o = steps.pushed("a")
     context = steps.claim("a", o, "w-3").context
-    assert context is not None and context.data == b"good"
+    assert context is not None
+    assert context.data == b"good"
 
 
 def test_attempts_end_at_the_limit_and_the_message_is_then_answered_once(steps: Steps) -> None:
@@ -130,7 +136,9 @@ def test_attempts_end_at_the_limit_and_the_message_is_then_answered_once(steps: 
     assert messages.answer(*args) is Answered.ANSWERED
     assert messages.answer(*args) is Answered.ALREADY
     answer = steps.answered("a", m)
-    assert answer is not None and not answer.ok and answer.code == ErrorCode.MAX_DELIVERIES
+    assert answer is not None
+    assert not answer.ok
+    assert answer.code == ErrorCode.MAX_DELIVERIES
     assert steps.pointers("a") == 1
 
 
