@@ -172,8 +172,8 @@ def commit(
     """Write the answer and the new Context version: all or nothing, once.
 
     The same token again is COMMITTED again; a token that is not the newest is SUPERSEDED and changes nothing.
-    ``objects`` are the digests that ``body`` names: each must be one of the request's or completely uploaded by this node (MISSING
-    lists those that are not); a Context names only uploads of this node. An error answer passes ``context=None``.
+    ``objects`` are the digests that ``body`` names: each must be one of the request's or completely
+    uploaded by this node (MISSING lists those that are not); a Context names only uploads of this node. An error answer passes ``context=None``.
     """
     keys = relay.keys
     data, context_objects = context if context is not None else (b"", ())

@@ -44,7 +44,8 @@ def check_memory(relay: Relay, wanted: int, *, run: int | None = None) -> None:
     if limit and used + wanted > FULL_AT * limit:
         raise RelayFull(
             f"the server has {used >> 20} of {limit >> 20} MiB in use and the message needs "
-            f"{max(1, wanted >> 20)} MiB more: new messages stop at 75 % of maxmemory so that replies still fit; raise maxmemory or send less at a time",
+            f"{max(1, wanted >> 20)} MiB more: new messages stop at 75 % of maxmemory "
+            "so that replies still fit; raise maxmemory or send less at a time",
             run_id=run,
         )
 
