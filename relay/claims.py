@@ -173,7 +173,8 @@ def commit(
 
     The same token again is COMMITTED again; a token that is not the newest is SUPERSEDED and changes nothing.
     ``objects`` are the digests that ``body`` names: each must be one of the request's or completely
-    uploaded by this node (MISSING lists those that are not); a Context names only uploads of this node. An error answer passes ``context=None``.
+    uploaded by this node (MISSING lists those that are not); a Context names only uploads of this node.
+    An error answer passes ``context=None``.
     """
     keys = relay.keys
     data, context_objects = context if context is not None else (b"", ())

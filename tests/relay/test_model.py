@@ -2,7 +2,8 @@
 
 A crash between two steps is the absence of the second; a lost answer is a repeated call; a zombie is a call with a
 token that has been superseded. Whatever the order, each message has one answer, that of its newest holder, the
-Context is the fold of the committed answers in sequence, and a node runs the messages of a run in the order of their push.
+Context is the fold of the committed answers in sequence, and a node runs the
+messages of a run in the order of their push.
 """
 
 from __future__ import annotations
