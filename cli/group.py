@@ -9,6 +9,7 @@ import click
 
 from fedq.cli.options import debug_option, show_version
 
+
 @dataclass(frozen=True, slots=True)
 class Entry:
     """Where a command is, and the line that the help shows without loading it."""

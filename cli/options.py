@@ -55,7 +55,7 @@ def duration(text: str) -> float:
     """Seconds of ``90``, ``90s``, ``15m``, ``2h`` or ``7d``. Raises ValueError for anything else."""
     units = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
     text = text.strip().lower()
-    factor = units.get(text[-1:], None)
+    factor = units.get(text[-1:])
     number = float(text[:-1] if factor else text) * (factor or 1.0)
     if not 0 <= number < float("inf"):
         raise ValueError(text)
@@ -74,3 +74,42 @@ class Duration(click.ParamType):
             return duration(str(value))
         except ValueError:
             self.fail(f"{value!r} is no span of time; write 90, 90s, 15m, 2h or 7d", param, ctx)
+
+
+class Size(click.ParamType):
+    """An option type: a number of bytes, written ``500MB``, ``2GB`` (powers of 1000) or ``64MiB``."""
+
+    name = "size"
+    _UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}  # noqa: RUF012
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        if isinstance(value, int):
+            return value
+        word = str(value).strip().upper()
+        digits = word.rstrip("BKMGI").strip()
+        try:
+            return int(float(digits) * self._UNITS[word[len(digits) :].strip()])
+        except (ValueError, KeyError, OverflowError):
+            self.fail(f"{value!r} is no size; write 500MB, 2GB or a number of bytes", param, ctx)
+
+
+def log_format_option(command: F) -> F:
+    """``--log-format``; passes ``log_format: str``."""
+    return click.option(
+        "--log-format",
+        type=click.Choice(["text", "json"]),
+        default="text",
+        show_default=True,
+        help="How the service's own log is written, on stderr.",
+    )(command)
+
+
+def grace_option(command: F) -> F:
+    """``--grace``; passes ``grace: float`` in seconds."""
+    return click.option(
+        "--grace",
+        type=Duration(),
+        default="30s",
+        show_default=True,
+        help="Time that a running app may take to finish after SIGTERM.",
+    )(command)

@@ -85,7 +85,7 @@ def _line_of(error: Exception) -> str:
         return str(translate(error, resolve_url()))
     if isinstance(error, OSError) and error.filename is not None:
         return f"{error.filename}: {error.strerror}"
-    if isinstance(error, ModuleNotFoundError) and error.name is not None:
+    if isinstance(error, ModuleNotFoundError) and error.name is not None and not error.name.startswith("fedq"):
         return f"the package {error.name} is not installed here; install it with pip and try again"
     kind = type(error).__name__
     return f"unexpected {kind}: {error}; run the command again with --debug to see where, and please report it"

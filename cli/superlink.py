@@ -1,0 +1,31 @@
+"""``fedq superlink``: the hub."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from fedq.cli.options import debug_option, grace_option, log_format_option, redis_option
+
+
+@click.command()
+@click.option("--runs", "slots", type=click.IntRange(min=1), default=4, show_default=True, help="ServerApps at a time.")
+@click.option(
+    "--embedded",
+    "embedded_dir",
+    type=click.Path(path_type=Path, file_okay=False),
+    metavar="DIR",
+    help="Bring a server of its own, its data in DIR; its address is in DIR/url.",
+)
+@grace_option
+@log_format_option
+@redis_option
+@debug_option
+def superlink(
+    slots: int, embedded_dir: Path | None, grace: float, log_format: str, redis_url: str | None
+) -> int | None:
+    """Serve ServerApps and keep house. Any number may run: they hold no state. Ends on SIGTERM."""
+    from fedq.relay.service import run_superlink
+
+    return run_superlink(redis_url, slots=slots, grace=grace, embedded_dir=embedded_dir, log_format=log_format)
