@@ -1,0 +1,229 @@
+"""Weighted averages of arrays and of metrics, one reply at a time and independent of the order of arrival."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fedq.apps.array import Array
+from fedq.apps.arrayrecord import ArrayRecord
+from fedq.apps.errors import InconsistentReply
+from fedq.apps.metricrecord import MetricRecord
+from fedq.apps.strategy.exact_sum import BLOCK, ExactSum, magnitude
+
+FRACTION_BITS = 40
+"""The unit of a sum lies this many bits below the largest value of the array that was sent out."""
+
+_EXACT_INTEGER = float(1 << 53)
+
+
+class ArrayAverage:
+    """The weighted average of ArrayRecords: ``sum(w * x) / sum(w)`` per element.
+
+    Each product is taken in float64 (exact for float32 values and integer weights below 2**29), the products are
+    summed exactly and the quotient is rounded once. Hence the result is the same, bit for bit, in whatever order the
+    records are added. Memory is one accumulator per array, however many records are added.
+
+    The dtypes of the result are those of ``array * 0.5`` in NumPy: floating and complex types stay (in native byte
+    order), integers and bools become float64. Integers beyond 2**53 are summed exactly as well. ``longdouble`` is
+    averaged with the precision of float64. Where the replies' dtypes differ, the widest decides.
+
+    Args:
+        reference: the record that was sent out. It fixes names and shapes, and its magnitudes place the accumulators.
+            Without one the first record added does, and 1.0 is taken for the largest value.
+    """
+
+    def __init__(self, reference: Mapping[str, Array] | None = None) -> None:
+        self._sums: dict[str, _ArraySum] | None = None
+        if reference is not None:
+            self._sums = {name: _ArraySum.like(array.numpy(), anchored=True) for name, array in reference.items()}
+        self._weights: list[float] = []
+
+    @property
+    def count(self) -> int:
+        """Records added."""
+        return len(self._weights)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes held by the accumulators."""
+        return sum(entry.nbytes for entry in (self._sums or {}).values())
+
+    def add(self, record: Mapping[str, Array], weight: float) -> None:
+        """Add one record with a positive finite weight.
+
+        Raises:
+            InconsistentReply: names, shapes or kinds of the arrays do not fit, or a value is not finite. Nothing was
+                added then.
+        """
+        sums = self._sums
+        if sums is None:
+            sums = {name: _ArraySum.like(_numpy(name, array), anchored=False) for name, array in record.items()}
+        if missing := sums.keys() - record.keys():
+            raise InconsistentReply(f"its ArrayRecord lacks {_named(missing)}")
+        if foreign := record.keys() - sums.keys():
+            raise InconsistentReply(f"its ArrayRecord has {_named(foreign)}, which the model does not have")
+        # All is checked before anything is added, so that a refused reply leaves no trace.
+        terms = [(entry, entry.checked(name, _numpy(name, record[name]), weight)) for name, entry in sums.items()]
+        for entry, parts in terms:
+            for values, largest in parts:
+                entry.add(values, weight, largest)
+        self._sums = sums
+        self._weights.append(weight)
+
+    def result(self) -> ArrayRecord | None:
+        """The average so far, or None when nothing was added."""
+        if not self._weights or self._sums is None:
+            return None
+        total = math.fsum(self._weights)
+        return ArrayRecord({name: Array(entry.average(total)) for name, entry in self._sums.items()})
+
+
+class _ArraySum:
+    """The exact weighted sum of arrays of one shape."""
+
+    def __init__(self, shape: tuple[int, ...], is_complex: bool, anchor: int) -> None:
+        self.shape = shape
+        self.is_complex = is_complex
+        self.dtype: np.dtype[Any] | None = None
+        self._sum = ExactSum(math.prod(shape) * (2 if is_complex else 1), anchor)
+
+    @classmethod
+    def like(cls, array: NDArray[Any], *, anchored: bool) -> _ArraySum:
+        largest = 1.0
+        if anchored and array.size:
+            largest = max((magnitude(block) for _, block in _blocks(_flat(array))), default=1.0)
+            if not math.isfinite(largest) or largest == 0.0:
+                largest = 1.0
+        return cls(array.shape, array.dtype.kind == "c", math.frexp(largest)[1] - FRACTION_BITS)
+
+    @property
+    def nbytes(self) -> int:
+        return self._sum.nbytes
+
+    def checked(self, name: str, array: NDArray[Any], weight: float) -> list[tuple[NDArray[Any], float]]:
+        """The flat real terms of an array, each with its largest weighted magnitude."""
+        if array.shape != self.shape:
+            raise InconsistentReply(f"its array {name!r} has shape {array.shape} instead of {self.shape}")
+        if (array.dtype.kind == "c") != self.is_complex:
+            raise InconsistentReply(
+                f"its array {name!r} is {array.dtype}, where {_kind(self.is_complex)} numbers were sent"
+            )
+        flat = _flat(array)
+        largest = 0.0
+        for _, block in _blocks(flat):
+            largest = max(largest, found) if not math.isnan(found := magnitude(block)) else math.inf
+        if not math.isfinite(largest):
+            raise InconsistentReply(f"its array {name!r} holds values that are not finite numbers")
+        if not math.isfinite(largest * weight):
+            raise InconsistentReply(f"its array {name!r} times its weight {weight:g} is beyond the range of float64")
+        if flat.dtype.kind in "iu" and largest > _EXACT_INTEGER:
+            # float64 cannot hold it: the upper and lower 32 bits are two terms.
+            upper = (flat >> 32).astype(np.float64) * float(1 << 32)
+            lower = (flat & 0xFFFFFFFF).astype(np.float64)
+            return [(upper, 2.0 * largest * weight), (lower, float(1 << 32) * weight)]
+        return [(flat, largest * weight)]
+
+    def add(self, flat: NDArray[Any], weight: float, largest: float) -> None:
+        averaged = _averaged(flat.dtype, self.is_complex)
+        self.dtype = averaged if self.dtype is None else np.promote_types(self.dtype, averaged)
+        self._sum.add_blocks(((start, block * weight) for start, block in _blocks(flat)), largest)
+
+    def average(self, total: float) -> NDArray[Any]:
+        mean = self._sum.divided_by(total)
+        dtype = self.dtype if self.dtype is not None else np.dtype(np.float64)
+        if self.is_complex:
+            return mean.view(np.complex128).astype(dtype).reshape(self.shape)
+        return mean.astype(dtype).reshape(self.shape)
+
+
+def _numpy(name: str, array: Array) -> NDArray[Any]:
+    try:
+        return array.numpy()
+    except (TypeError, ValueError) as exc:
+        raise InconsistentReply(f"its array {name!r} is not one that NumPy can read: {exc}") from exc
+
+
+def _flat(array: NDArray[Any]) -> NDArray[Any]:
+    """One-dimensional in C order; complex numbers as pairs. A view wherever the memory allows it."""
+    flat = np.ascontiguousarray(array).reshape(-1)
+    if flat.dtype.kind == "c":
+        flat = flat.view(np.dtype(f"{flat.dtype.byteorder}f{flat.dtype.itemsize // 2}"))
+    return flat
+
+
+def _blocks(flat: NDArray[Any]) -> Iterator[tuple[int, NDArray[np.float64]]]:
+    for start in range(0, flat.size, BLOCK):
+        yield start, flat[start : start + BLOCK].astype(np.float64)
+
+
+def _averaged(dtype: np.dtype[Any], is_complex: bool) -> np.dtype[Any]:
+    """The dtype of an average, found by asking NumPy for ``array * 0.5``. `dtype` is that of the real terms."""
+    averaged = (np.zeros(1, dtype=dtype) * 0.5).dtype
+    return np.result_type(averaged, np.complex64) if is_complex else averaged
+
+
+def _kind(is_complex: bool) -> str:
+    return "complex" if is_complex else "real"
+
+
+def _named(names: set[str]) -> str:
+    shown = ", ".join(repr(name) for name in sorted(names)[:3])
+    return f"{shown} and {len(names) - 3} more" if len(names) > 3 else shown
+
+
+class MetricAverage:
+    """The weighted average of MetricRecords, each metric over the replies that report it.
+
+    Numbers give a number, lists are averaged element by element; results are floats. The key of the weight itself is
+    left out. Should replies disagree on whether a metric is a number or on the length of its list, the form that most
+    of them use decides (of equally frequent ones the shorter), and the others count as not reporting it.
+
+    Sums are correctly rounded (`math.fsum`), so that the order of the replies does not matter.
+    """
+
+    def __init__(self, weighted_by_key: str) -> None:
+        self._key = weighted_by_key
+        # metric -> its form (-1 for a number, else the length of the list) -> weight and values of each reply
+        self._values: dict[str, dict[int, list[tuple[float, tuple[float, ...]]]]] = {}
+        self._reports: Counter[str] = Counter()
+        self._count = 0
+
+    def add(self, record: Mapping[str, int | float | list[int] | list[float]], weight: float) -> None:
+        """Add one record with a positive finite weight."""
+        self._count += 1
+        for name, value in record.items():
+            if name == self._key:
+                continue
+            form = len(value) if isinstance(value, list) else -1
+            numbers = tuple(map(float, value)) if isinstance(value, list) else (float(value),)
+            self._values.setdefault(name, {}).setdefault(form, []).append((weight, numbers))
+            self._reports[name] += 1
+
+    @property
+    def partly_reported(self) -> list[str]:
+        """Names of the metrics that some replies reported and others did not, or in another form."""
+        return sorted(
+            name for name, forms in self._values.items() if self._reports[name] < self._count or len(forms) > 1
+        )
+
+    def result(self) -> MetricRecord | None:
+        """The averages so far, in alphabetical order, or None when nothing was added."""
+        if not self._count:
+            return None
+        averages = MetricRecord()
+        for name in sorted(self._values):
+            forms = self._values[name]
+            form = min(forms, key=lambda candidate: (-len(forms[candidate]), candidate))
+            reports = forms[form]
+            total = math.fsum(weight for weight, _ in reports)
+            means = [
+                math.fsum(weight * numbers[place] for weight, numbers in reports) / total for place in range(abs(form))
+            ]
+            averages[name] = means[0] if form == -1 else means
+        return averages

@@ -1,0 +1,119 @@
+"""What a strategy keeps in the ServerApp's Context after each round, and takes up again."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+
+from fedq.apps.arrayrecord import ArrayRecord
+from fedq.apps.configrecord import ConfigRecord
+from fedq.apps.grid import JSON, Grid
+from fedq.apps.metricrecord import MetricRecord
+from fedq.apps.recorddict import RecordDict
+from fedq.apps.strategy.errors import CheckpointError
+from fedq.apps.strategy.result import Result
+
+
+@dataclass
+class Progress:
+    """How far a strategy has come. `failed_rounds` are the training rounds since the last that had a usable reply."""
+
+    round: int
+    result: Result
+    state: RecordDict = field(default_factory=RecordDict)
+    failed_rounds: int = 0
+    last_failure: str = ""
+
+
+class Checkpoint:
+    """The records ``strategy-<n>``, ``strategy-<n>.arrays`` and ``strategy-<n>.state.*`` in a Context's state.
+
+    Args:
+        grid: where the Context is; without one nothing is kept.
+        strategy: the strategy's name, which a checkpoint must agree with.
+        number: of the strategy within its run, counted from 1.
+    """
+
+    def __init__(self, grid: Grid, strategy: str, number: int) -> None:
+        self._grid = grid
+        self._strategy = strategy
+        self._name = f"strategy-{number}"
+
+    def first(self, arrays: ArrayRecord) -> Progress:
+        """The progress before the first round."""
+        return Progress(0, Result(arrays=arrays))
+
+    def read(self) -> Progress | None:
+        """The progress in the Context, or None."""
+        context = self._grid.context
+        if context is None or self._name not in context.state:
+            return None
+        record, arrays = context.state[self._name], context.state.get(f"{self._name}.arrays")
+        if not (isinstance(record, ConfigRecord) and isinstance(arrays, ArrayRecord)):
+            raise self._foreign("it is incomplete")
+        if record.get("strategy") != self._strategy:
+            raise self._foreign(f"it was written by {record.get('strategy')!r}")
+        try:
+            history = json.loads(str(record["history"]))
+            result = Result(arrays, *({int(at): MetricRecord(m) for at, m in part.items()} for part in history))
+            progress = Progress(
+                round=int(str(record["round"])),
+                result=result,
+                failed_rounds=int(str(record["failed-rounds"])),
+                last_failure=str(record["last-failure"]),
+            )
+        except (KeyError, TypeError, ValueError, AttributeError) as exc:
+            raise self._foreign(f"it does not read: {exc}") from exc
+        prefix = f"{self._name}.state."
+        for name, kept in context.state.items():
+            if name.startswith(prefix):
+                progress.state[name.removeprefix(prefix)] = kept
+        return progress
+
+    def write(self, progress: Progress, folded: Iterable[str]) -> None:
+        """Put the progress into the Context and have it saved, with the messages that went into it."""
+        context = self._grid.context
+        if context is None:
+            return
+        result = progress.result
+        history = (
+            result.train_metrics_clientapp,
+            result.evaluate_metrics_clientapp,
+            result.evaluate_metrics_serverapp,
+        )
+        context.state[self._name] = ConfigRecord(
+            {
+                "strategy": self._strategy,
+                "round": progress.round,
+                "failed-rounds": progress.failed_rounds,
+                "last-failure": progress.last_failure,
+                "history": json.dumps([{at: dict(metrics) for at, metrics in part.items()} for part in history]),
+            }
+        )
+        context.state[f"{self._name}.arrays"] = result.arrays
+        for name, record in progress.state.items():
+            context.state[f"{self._name}.state.{name}"] = record
+        context.save(folded=folded)
+
+    def _foreign(self, what: str) -> CheckpointError:
+        return CheckpointError(
+            f"the checkpoint {self._name!r} cannot be continued by {self._strategy}: {what}; start the run anew",
+            run_id=self._grid.run_id,
+        )
+
+
+def finite(metrics: Mapping[str, object] | None) -> JSON:
+    """Metrics as JSON: numbers that JSON does not have become None."""
+    if metrics is None:
+        return None
+    return {name: _finite(value) for name, value in metrics.items()}
+
+
+def _finite(value: object) -> JSON:
+    if isinstance(value, list):
+        return [_finite(item) for item in value]
+    if isinstance(value, int):
+        return value
+    return value if isinstance(value, float) and math.isfinite(value) else None

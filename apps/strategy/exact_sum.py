@@ -1,0 +1,250 @@
+"""Sums of float64 arrays that do not depend on the order of their terms, bit for bit.
+
+Floating-point addition rounds, so that a plain running sum changes with the order in which replies arrive. Here every
+element is accumulated as an integer in fixed point, in *limbs*: limb ``i`` counts multiples of
+``2 ** (anchor + 46 * i)`` in an int64. A float64 is an integer times a power of two, hence each term splits into limbs
+without any rounding and the sum is exact; limbs come into being when a term has bits there, so nothing is ever dropped.
+
+Most terms of a model fit one limb when `anchor` lies 40 bits below the largest value expected: the few that are much
+smaller than the largest have a remainder, which the limb below keeps sparsely (index, value) until it is worth a dense
+array. The cost is therefore about 8 bytes per element for float16 and float32 values times integer weights, and 16 for
+float64.
+
+The idea of cutting terms at fixed positions is that of reproducible summation: J. Demmel, H. D. Nguyen, "Parallel
+Reproducible Summation", IEEE Transactions on Computers 64 (2015); the long integer accumulator goes back to U. Kulisch.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+
+import numpy as np
+from numpy.typing import NDArray
+
+LIMB_BITS = 46
+"""Distance of two limbs in bits: an int64 limb then holds at least 2**16 remainders before it must carry."""
+
+BLOCK = 65_536
+"""Elements that are worked on at a time, so that temporaries stay in the cache."""
+
+_HALF = 1 << (LIMB_BITS - 1)
+_TOP_BITS = 61  # the largest piece that a single term may put into a limb
+_ROOM = 1 << 62  # what a limb may hold in magnitude; int64 itself ends at 2**63
+_LOWEST = -1074  # no float64 has a bit below
+
+
+class ExactSum:
+    """The exact element-wise sum of float64 arrays of one size.
+
+    Args:
+        size: number of elements.
+        anchor: exponent of the unit of limb 0. A matter of speed and memory; for equal terms it must be the same for
+            the result to have the same bits.
+    """
+
+    def __init__(self, size: int, anchor: int) -> None:
+        self.size = size
+        self.anchor = anchor
+        self._limbs: dict[int, _Limb] = {}
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes held by the accumulator."""
+        return sum(limb.nbytes for limb in self._limbs.values())
+
+    def add(self, term: NDArray[np.float64], largest: float | None = None) -> None:
+        """Add a flat float64 array of `size` finite elements.
+
+        Args:
+            term: the values; not kept, not changed.
+            largest: an upper bound of their magnitudes, when known.
+
+        Raises:
+            ValueError: the size differs or an element is not finite; the sum is unchanged then.
+        """
+        if term.shape != (self.size,):
+            raise ValueError(f"a term of shape {term.shape} cannot be added to a sum of {self.size} elements")
+        if largest is None:
+            largest = magnitude(term)
+        self.add_blocks(((start, term[start : start + BLOCK]) for start in range(0, self.size, BLOCK)), largest)
+
+    def add_blocks(self, blocks: Iterator[tuple[int, NDArray[np.float64]]], largest: float) -> None:
+        """Add one term given as (start, values) blocks. `largest` bounds the magnitudes and must be finite."""
+        if not math.isfinite(largest):
+            raise ValueError("only finite values can be summed exactly")
+        if largest == 0.0:
+            return
+        bits = math.frexp(largest)[1]  # every magnitude is below 2**bits
+        top = max(0, -((_TOP_BITS + self.anchor - bits) // LIMB_BITS)) if bits > self.anchor else self._limb_of(bits)
+        self._room(top, 1 << max(0, min(_TOP_BITS, bits - self._exponent(top))))
+        touched = {top}
+        for start, values in blocks:
+            whole, rest = _split(values, self._exponent(top))
+            self._limb(top).add_dense(start, whole)
+            index = np.flatnonzero(rest)
+            rest = rest[index]
+            index += start
+            position = top
+            while index.size:
+                position -= 1
+                if position not in touched:
+                    self._room(position, 1 << LIMB_BITS)
+                    touched.add(position)
+                whole, rest = _split(rest, self._exponent(position))
+                self._limb(position).add_sparse(index, whole)
+                left = np.flatnonzero(rest)
+                index, rest = index[left], rest[left]
+
+    def divided_by(self, divisor: float) -> NDArray[np.float64]:
+        """The sum divided by `divisor`, rounded to float64 (error below 2 units in the last place).
+
+        The same terms give the same bits in whatever order they were added.
+        """
+        result = np.zeros(self.size, dtype=np.float64)
+        if not self._limbs:
+            return result
+        for start in range(0, self.size, BLOCK):
+            stop = min(start + BLOCK, self.size)
+            result[start:stop] = self._rounded(start, stop, divisor)
+        return result
+
+    def _rounded(self, start: int, stop: int, divisor: float) -> NDArray[np.float64]:
+        # Digits in [-2**45, 2**45) at fixed positions are unique to a number, so whatever is computed from them depends
+        # on the exact sum alone and not on how the limbs came to hold it.
+        digits: dict[int, NDArray[np.int64]] = {}
+        carry: NDArray[np.int64] | None = None
+        position = min(self._limbs)
+        last = max(self._limbs)
+        while position <= last or carry is not None:
+            limb = self._limbs.get(position)
+            value = limb.block(start, stop) if limb is not None else np.zeros(stop - start, dtype=np.int64)
+            if carry is not None:
+                value = value + carry
+            high = _carry_of(value)
+            digits[position] = value - (high << LIMB_BITS)
+            carry = high if high.any() else None
+            position += 1
+        used = [position for position, digit in digits.items() if digit.any()]
+        if not used:
+            return np.zeros(stop - start, dtype=np.float64)
+        # The sum itself may lie above the float64 range although its quotient does not.
+        scale = max(0, self._exponent(max(used)) + LIMB_BITS - 1000)
+        total = np.zeros(stop - start, dtype=np.float64)
+        for position in sorted(used):  # smallest first
+            total += np.ldexp(digits[position].astype(np.float64), self._exponent(position) - scale)
+        rounded: NDArray[np.float64] = np.ldexp(total / divisor, scale)
+        return rounded
+
+    def _exponent(self, position: int) -> int:
+        return self.anchor + position * LIMB_BITS
+
+    def _limb_of(self, bits: int) -> int:
+        return -((_TOP_BITS + self.anchor - bits) // LIMB_BITS)
+
+    def _limb(self, position: int) -> _Limb:
+        limb = self._limbs.get(position)
+        if limb is None:
+            limb = self._limbs[position] = _Limb(self.size)
+        return limb
+
+    def _room(self, position: int, more: int) -> None:
+        """Make sure that the limb can take one more term of magnitude up to `more` in each element."""
+        limb = self._limb(position)
+        if limb.bound + more > _ROOM:
+            high_bound = (limb.bound >> LIMB_BITS) + 1
+            self._room(position + 1, high_bound)
+            limb.carry_into(self._limb(position + 1))
+        limb.bound += more
+
+
+class _Limb:
+    """One int64 per element: sparse while few are not zero, then dense. `bound` limits every magnitude in it."""
+
+    def __init__(self, size: int) -> None:
+        self.size = size
+        self.bound = 0
+        self.dense: NDArray[np.int64] | None = None
+        self.index: NDArray[np.int64] = np.zeros(0, dtype=np.int64)
+        self.value: NDArray[np.int64] = np.zeros(0, dtype=np.int64)
+
+    @property
+    def nbytes(self) -> int:
+        return self.index.nbytes + self.value.nbytes + (0 if self.dense is None else self.dense.nbytes)
+
+    def add_dense(self, start: int, values: NDArray[np.int64]) -> None:
+        self._made_dense()[start : start + values.size] += values
+
+    def add_sparse(self, index: NDArray[np.int64], values: NDArray[np.int64]) -> None:
+        """Add at ascending indices without repetition."""
+        if self.dense is None and (self.index.size + index.size) * 8 > self.size:
+            self._made_dense()
+        if self.dense is not None:
+            self.dense[index] += values
+            return
+        joined = np.concatenate((self.index, index))
+        order = np.argsort(joined, kind="stable")
+        joined = joined[order]
+        first = np.flatnonzero(np.concatenate((np.ones(1, dtype=bool), joined[1:] != joined[:-1])))
+        self.value = np.add.reduceat(np.concatenate((self.value, values))[order], first)
+        self.index = joined[first]
+
+    def block(self, start: int, stop: int) -> NDArray[np.int64]:
+        if self.dense is not None:
+            return self.dense[start:stop]
+        out = np.zeros(stop - start, dtype=np.int64)
+        low, high = np.searchsorted(self.index, (start, stop))
+        out[self.index[low:high] - start] = self.value[low:high]
+        return out
+
+    def carry_into(self, upper: _Limb) -> None:
+        """Move all but the low 46 bits of every element into the next limb. The sum of both is unchanged."""
+        if self.dense is None:
+            high = _carry_of(self.value)
+            self.value -= high << LIMB_BITS
+            some = np.flatnonzero(high)
+            if some.size:
+                upper.add_sparse(self.index[some], high[some])
+        else:
+            for start in range(0, self.size, BLOCK):
+                part = self.dense[start : start + BLOCK]
+                high = _carry_of(part)
+                part -= high << LIMB_BITS
+                some = np.flatnonzero(high)
+                if some.size:
+                    upper.add_sparse(some + start, high[some])
+        self.bound = 1 << LIMB_BITS
+
+    def _made_dense(self) -> NDArray[np.int64]:
+        if self.dense is None:
+            self.dense = np.zeros(self.size, dtype=np.int64)
+            self.dense[self.index] = self.value
+            self.index = self.value = np.zeros(0, dtype=np.int64)
+        return self.dense
+
+
+def magnitude(values: NDArray[np.float64]) -> float:
+    """The largest magnitude of an array, 0 for an empty one; NaN if there is one in it."""
+    if values.size == 0:
+        return 0.0
+    high, low = float(values.max()), float(values.min())
+    return math.nan if math.isnan(high) else max(high, -low, 0.0)
+
+
+def _carry_of(values: NDArray[np.int64]) -> NDArray[np.int64]:
+    """The multiple of 2**46 nearest to each value; what remains lies in [-2**45, 2**45)."""
+    return (values + _HALF) >> LIMB_BITS
+
+
+def _split(values: NDArray[np.float64], exponent: int) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+    """Split into whole multiples of ``2**exponent`` and the rest, both exact and of the sign of the value."""
+    if -1000 < exponent < 1000:
+        whole = np.trunc(values * math.ldexp(1.0, -exponent))
+        rest = values - whole * math.ldexp(1.0, exponent)
+    elif exponent <= _LOWEST:
+        whole = np.ldexp(values, -exponent)
+        rest = np.zeros_like(values)
+    else:
+        whole = np.trunc(np.ldexp(values, -exponent))
+        rest = values - np.ldexp(whole, exponent)
+    return whole.astype(np.int64), rest

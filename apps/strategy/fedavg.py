@@ -1,0 +1,271 @@
+"""FedAvg: the weighted average of what the nodes trained."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from fedq.apps.arrayrecord import ArrayRecord
+from fedq.apps.configrecord import ConfigRecord
+from fedq.apps.errors import InconsistentReply
+from fedq.apps.grid import Grid, OnOffline
+from fedq.apps.message import Message
+from fedq.apps.message_type import MessageType
+from fedq.apps.metricrecord import MetricRecord
+from fedq.apps.recorddict import RecordDict
+from fedq.apps.strategy.averaging import ArrayAverage, MetricAverage
+from fedq.apps.strategy.errors import CheckpointError
+from fedq.apps.strategy.sampling import Sampler
+from fedq.apps.strategy.strategy import Strategy
+
+log = logging.getLogger(__name__)
+
+MetricsAggregation = Callable[[list[RecordDict], str], MetricRecord]
+_LARGEST_TERM = 1e300  # so that a sum of weighted metrics stays within float64
+
+
+class FedAvg(Strategy):
+    """Federated averaging: B. McMahan et al., "Communication-Efficient Learning of Deep Networks from Decentralized
+    Data", 2017, https://arxiv.org/abs/1602.05629, algorithm 1.
+
+    Each reply is folded into the average as it arrives and then let go, so that memory does not grow with the number of
+    nodes. The average does not depend on the order of arrival, bit for bit (see `ArrayAverage`).
+
+    A reply counts as failed, is logged and emitted as an event ``reply-failed``, and the round goes on without it, when
+    it is an error; has not exactly one ArrayRecord (training) and one MetricRecord; lacks the weight, or the weight is
+    no finite number above zero; has a metric that is no finite number; or when names or shapes of its arrays differ
+    from those sent, complex stands where real was sent or the other way round, or a value is not finite. When none can
+    be used the model stays as it was.
+
+    Args:
+        fraction_train: share of the nodes that train in a round; 0 skips training.
+        fraction_evaluate: share of the nodes that evaluate in a round; 0 skips it.
+        min_train_nodes: train on at least so many nodes, whatever the fraction gives.
+        min_evaluate_nodes: the same for evaluation.
+        min_available_nodes: wait until so many nodes are connected.
+        weighted_by_key: the metric that weighs a reply.
+        arrayrecord_key: name of the ArrayRecord in the messages sent.
+        configrecord_key: name of the ConfigRecord in the messages sent.
+        train_metrics_aggr_fn: called with the replies' RecordDicts (without their arrays, which are gone by then, in
+            the order of node names) and `weighted_by_key`; its MetricRecord stands for the weighted average.
+        evaluate_metrics_aggr_fn: the same for evaluation.
+        min_replies: go on after so many replies that are no errors; None: wait for all.
+        grace: seconds to wait for further replies after that. What has not arrived then is cancelled.
+        on_offline: ``"wait"`` samples among all nodes that are known, and a message to one that is offline waits for
+            it; ``"fail"`` samples among those connected, and a message to one that went offline becomes an error.
+        seed: of the sampling. None: ``seed`` of the run config if it is there, else drawn once and kept in the
+            checkpoint.
+        node_timeout: seconds to wait for `min_available_nodes` before the run fails; None: without limit.
+        max_failed_rounds: the run fails after so many training rounds in a row without a usable reply, and at its end
+            when no training round had one; None: never.
+    """
+
+    def __init__(
+        self,
+        fraction_train: float = 1.0,
+        fraction_evaluate: float = 1.0,
+        min_train_nodes: int = 2,
+        min_evaluate_nodes: int = 2,
+        min_available_nodes: int = 2,
+        weighted_by_key: str = "num-examples",
+        arrayrecord_key: str = "arrays",
+        configrecord_key: str = "config",
+        train_metrics_aggr_fn: MetricsAggregation | None = None,
+        evaluate_metrics_aggr_fn: MetricsAggregation | None = None,
+        *,
+        min_replies: int | None = None,
+        grace: float = 0.0,
+        on_offline: OnOffline = "wait",
+        seed: int | None = None,
+        node_timeout: float | None = 300.0,
+        max_failed_rounds: int | None = 3,
+    ) -> None:
+        for name, fraction in (("fraction_train", fraction_train), ("fraction_evaluate", fraction_evaluate)):
+            if not 0.0 <= fraction <= 1.0:
+                raise ValueError(f"{name} must lie between 0 and 1, not {fraction}")
+        if min_replies is not None and min_replies < 1:
+            raise ValueError(f"min_replies must be at least 1, not {min_replies}")
+        if on_offline not in ("wait", "fail"):
+            raise ValueError(f"on_offline must be 'wait' or 'fail', not {on_offline!r}")
+        self.fraction_train = fraction_train
+        self.fraction_evaluate = fraction_evaluate
+        self.min_train_nodes = min_train_nodes if fraction_train else 0
+        self.min_evaluate_nodes = min_evaluate_nodes if fraction_evaluate else 0
+        self.min_available_nodes = min_available_nodes
+        self.weighted_by_key = weighted_by_key
+        self.arrayrecord_key = arrayrecord_key
+        self.configrecord_key = configrecord_key
+        self.train_metrics_aggr_fn = train_metrics_aggr_fn
+        self.evaluate_metrics_aggr_fn = evaluate_metrics_aggr_fn
+        self.min_replies = min_replies
+        self.grace = grace
+        self.on_offline: OnOffline = on_offline
+        self.seed = seed
+        self.node_timeout = node_timeout
+        self.max_failed_rounds = max_failed_rounds
+        self._sampler: Sampler | None = None
+        self._sent: ArrayRecord | None = None
+        self._folded = 0
+
+    @property
+    def folded(self) -> int:
+        """Replies that have gone into the average of the phase in progress."""
+        return self._folded
+
+    def summary(self) -> None:
+        """Log how the strategy is set up."""
+        log.info(
+            "nodes: fractions %g train, %g evaluate; at least %d train, %d evaluate, %d connected; weighted by %r",
+            self.fraction_train,
+            self.fraction_evaluate,
+            self.min_train_nodes,
+            self.min_evaluate_nodes,
+            self.min_available_nodes,
+            self.weighted_by_key,
+        )
+
+    def configure_train(
+        self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
+    ) -> Iterable[Message]:
+        """One message with the arrays and the config to each sampled node. Sets ``server-round`` in the config."""
+        if self.fraction_train == 0.0:
+            return []
+        self._sent = arrays
+        nodes = self._sample(grid, self.fraction_train, self.min_train_nodes)
+        return self._messages(server_round, arrays, config, nodes, MessageType.TRAIN)
+
+    def configure_evaluate(
+        self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
+    ) -> Iterable[Message]:
+        """One message with the arrays and the config to each sampled node. Sets ``server-round`` in the config."""
+        if self.fraction_evaluate == 0.0:
+            return []
+        nodes = self._sample(grid, self.fraction_evaluate, self.min_evaluate_nodes)
+        return self._messages(server_round, arrays, config, nodes, MessageType.EVALUATE)
+
+    def aggregate_train(
+        self, server_round: int, replies: Iterable[Message]
+    ) -> tuple[ArrayRecord | None, MetricRecord | None]:
+        """Average arrays and metrics of the replies, each weighted by its `weighted_by_key`.
+
+        Where no round was configured before, the first usable reply decides on names and shapes of the arrays.
+        """
+        arrays = ArrayAverage(self._sent)
+        metrics = self._fold(replies, arrays, self.train_metrics_aggr_fn)
+        return arrays.result(), metrics
+
+    def aggregate_evaluate(self, server_round: int, replies: Iterable[Message]) -> MetricRecord | None:
+        """Average the metrics of the replies, each weighted by its `weighted_by_key`."""
+        return self._fold(replies, None, self.evaluate_metrics_aggr_fn)
+
+    def stream_options(self, messages: int) -> dict[str, Any]:
+        """First k of n, grace and what to do about nodes that are offline."""
+        wanted = None if self.min_replies is None else min(self.min_replies, messages)
+        return {"min_replies": wanted, "grace": self.grace, "on_offline": self.on_offline}
+
+    def save_state(self) -> RecordDict:
+        """The state of the sampling."""
+        if self._sampler is None:
+            return RecordDict()
+        return RecordDict({"sampling": ConfigRecord({"state": self._sampler.state})})
+
+    def load_state(self, state: RecordDict) -> None:
+        """Take up the state of the sampling."""
+        if "sampling" not in state:
+            return
+        record = state["sampling"]
+        if not isinstance(record, ConfigRecord) or not isinstance(text := record.get("state"), str):
+            raise CheckpointError("the checkpoint holds no state of a sampler; start the run anew")
+        self._sampler = Sampler(0)
+        self._sampler.state = text
+
+    def _sample(self, grid: Grid, fraction: float, minimum: int) -> list[str]:
+        online = grid.wait_for_nodes(max(self.min_available_nodes, minimum), timeout=self.node_timeout)
+        nodes = grid.get_node_ids(online=False) if self.on_offline == "wait" else online
+        if self._sampler is None:
+            self._sampler = Sampler(self.seed if self.seed is not None else _seed_of(grid))
+        chosen = self._sampler.sample(nodes, max(int(len(nodes) * fraction), minimum))
+        log.info("sampled %d of %d nodes", len(chosen), len(nodes))
+        return chosen
+
+    def _messages(
+        self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, nodes: list[str], message_type: str
+    ) -> list[Message]:
+        config["server-round"] = server_round
+        record = RecordDict({self.arrayrecord_key: arrays, self.configrecord_key: config})
+        return [Message(record, node, message_type, group_id=str(server_round)) for node in nodes]
+
+    def _fold(
+        self, replies: Iterable[Message], arrays: ArrayAverage | None, aggregate: MetricsAggregation | None
+    ) -> MetricRecord | None:
+        self._folded = 0
+        average = MetricAverage(self.weighted_by_key)
+        kept: list[tuple[str, str, RecordDict]] = []
+        for reply in replies:
+            if reply.has_error():
+                reason = reply.error.reason or "no reason was given"
+                self.record_failure(reply, f"error {int(reply.error.code)}: {reason}")
+                continue
+            try:
+                metrics, weight = self._checked(reply.content)
+                if arrays is not None:
+                    arrays.add(_only_arrays(reply.content), weight)
+            except InconsistentReply as exc:
+                self.record_failure(reply, str(exc))
+                continue
+            if aggregate is None:
+                average.add(metrics, weight)
+            else:
+                content = reply.content
+                small = RecordDict({**content.metric_records, **content.config_records})
+                kept.append((reply.metadata.src_node_id, reply.metadata.reply_to_message_id, small))
+            self._folded += 1
+        if aggregate is None:
+            if partly := average.partly_reported:
+                log.warning("not all replies report %s alike; averaged over those that do", ", ".join(partly))
+            return average.result()
+        kept.sort(key=lambda item: item[:2])
+        return aggregate([record for _, _, record in kept], self.weighted_by_key) if kept else None
+
+    def _checked(self, content: RecordDict) -> tuple[MetricRecord, float]:
+        """The one MetricRecord of a reply and its weight."""
+        records = content.metric_records
+        if len(records) != 1:
+            raise InconsistentReply(f"it has {len(records)} MetricRecords instead of one")
+        (metrics,) = records.values()
+        if self.weighted_by_key not in metrics:
+            raise InconsistentReply(f"its MetricRecord lacks {self.weighted_by_key!r}, by which replies are weighted")
+        value = metrics[self.weighted_by_key]
+        if isinstance(value, list):
+            raise InconsistentReply(f"its {self.weighted_by_key!r} is a list, where one number is needed")
+        weight = _number(value)
+        if not (math.isfinite(weight) and weight > 0.0):
+            raise InconsistentReply(f"its {self.weighted_by_key!r} is {value}, where a number above zero is needed")
+        for name, metric in metrics.items():
+            for item in metric if isinstance(metric, list) else (metric,):
+                if not abs(_number(item)) * weight < _LARGEST_TERM:
+                    raise InconsistentReply(f"its metric {name!r} is {item}, which cannot be averaged")
+        return metrics, weight
+
+
+def _only_arrays(content: RecordDict) -> ArrayRecord:
+    records = content.array_records
+    if len(records) != 1:
+        raise InconsistentReply(f"it has {len(records)} ArrayRecords instead of one")
+    (arrays,) = records.values()
+    return arrays
+
+
+def _number(value: float) -> float:
+    try:
+        return float(value)
+    except OverflowError:  # an integer beyond float64
+        return math.inf
+
+
+def _seed_of(grid: Grid) -> int | None:
+    context = grid.context
+    seed = None if context is None else context.run_config.get("seed")
+    return seed if isinstance(seed, int) and not isinstance(seed, bool) else None

@@ -1,0 +1,43 @@
+"""Result: what a strategy has made of a run."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from fedq.apps.arrayrecord import ArrayRecord
+from fedq.apps.metricrecord import MetricRecord
+
+
+@dataclass
+class Result:
+    """The final arrays and the metrics of each round.
+
+    Attributes:
+        arrays: the global model after the last round.
+        train_metrics_clientapp: round -> training metrics, averaged over the nodes.
+        evaluate_metrics_clientapp: round -> evaluation metrics, averaged over the nodes.
+        evaluate_metrics_serverapp: round -> what `evaluate_fn` returned; round 0 is the model before training.
+    """
+
+    arrays: ArrayRecord = field(default_factory=ArrayRecord)
+    train_metrics_clientapp: dict[int, MetricRecord] = field(default_factory=dict)
+    evaluate_metrics_clientapp: dict[int, MetricRecord] = field(default_factory=dict)
+    evaluate_metrics_serverapp: dict[int, MetricRecord] = field(default_factory=dict)
+
+    def __repr__(self) -> str:
+        size = sum(array.numpy().nbytes for array in self.arrays.values())
+        lines = [f"Result: {len(self.arrays)} arrays, {size / 2**20:.3f} MiB"]
+        for title, metrics in (
+            ("train, nodes", self.train_metrics_clientapp),
+            ("evaluate, nodes", self.evaluate_metrics_clientapp),
+            ("evaluate, server", self.evaluate_metrics_serverapp),
+        ):
+            lines += [f"  {title}, round {number}: {_shown(metrics[number])}" for number in sorted(metrics)]
+        return "\n".join(lines)
+
+
+def _shown(metrics: Mapping[str, object]) -> str:
+    return ", ".join(
+        f"{name}={value:.4g}" if isinstance(value, float) else f"{name}={value}" for name, value in metrics.items()
+    )
