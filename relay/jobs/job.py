@@ -165,7 +165,7 @@ def enqueue(
         # round sees what became of it.
         with connection.pipeline(transaction=True) as pipe:
             try:
-                pipe.watch(job.key)
+                pipe.watch(job.key)  # type: ignore[no-untyped-call]
                 found = pipe.hget(job.key, "enqueue_mark")
                 if found is not None or pipe.exists(job.key):
                     return found is not None and as_text(found) == mark
@@ -182,6 +182,8 @@ def enqueue(
 def fetch(job_id: str, connection: redis.Redis) -> FedqJob | None:
     """The job of that id, or None."""
     try:
-        return FedqJob.fetch(job_id, connection=connection)
+        job = FedqJob.fetch(job_id, connection=connection)
     except NoSuchJobError:
         return None
+    assert isinstance(job, FedqJob)
+    return job

@@ -39,7 +39,7 @@ def _prctl(option: int, value: int) -> bool:
     if sys.platform != "linux":
         return False
     try:
-        return ctypes.CDLL(None, use_errno=True).prctl(option, value, 0, 0, 0) == 0
+        return bool(ctypes.CDLL(None, use_errno=True).prctl(option, value, 0, 0, 0) == 0)
     except (OSError, AttributeError):  # no such libc, or no such call in it
         return False
 
@@ -143,11 +143,11 @@ class Child:
             os.killpg(self.pid, signal.SIGKILL)
 
 
-def fork() -> Child | None:
+def fork(*, outlives_parent: bool = False) -> Child | None:
     """Fork. In the parent, the child; in the child, None.
 
-    The child has a process group of its own, default signal handling, dies with its parent, has /dev/null as its
-    standard input and random numbers unlike its parent's.
+    The child has a process group of its own, default signal handling, /dev/null as its standard input and random
+    numbers unlike its parent's. It dies with its parent, unless it ``outlives_parent``, which it then has to watch.
     """
     sys.stdout.flush()
     sys.stderr.flush()
@@ -162,7 +162,8 @@ def fork() -> Child | None:
         with contextlib.suppress(OSError):
             os.setpgid(0, 0)
         reset_signals()
-        die_with_parent(parent)
+        if not outlives_parent:
+            die_with_parent(parent)
         null = os.open(os.devnull, os.O_RDONLY)
         os.dup2(null, 0)
         os.close(null)

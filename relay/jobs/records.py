@@ -13,6 +13,7 @@ from rq import worker_registration
 from rq.executions import Execution
 from rq.job import JobStatus
 from rq.registry import FailedJobRegistry, FinishedJobRegistry, StartedJobRegistry
+from rq.suspension import WORKERS_SUSPENDED
 from rq.utils import now, utcformat
 from rq.worker.base import WorkerStatus
 
@@ -46,14 +47,14 @@ class Records:
 
     def dead(self) -> None:
         """Take the worker off the list."""
-        self.worker.register_death()
+        self.worker.register_death()  # type: ignore[no-untyped-call]
 
     def idle(self) -> bool:
         """Heartbeat and state; returns whether ``rq suspend`` is in force."""
         worker = self.worker
         with worker.connection.pipeline(transaction=False) as pipe:
             self._idle(pipe)
-            pipe.exists("rq:suspended")
+            pipe.exists(WORKERS_SUSPENDED)
             return bool(pipe.execute()[-1])
 
     def started(self, job: FedqJob) -> Execution:
@@ -69,6 +70,14 @@ class Records:
             pipe.persist(job.key)
             pipe.lrem(FedqQueue(job.origin, worker.connection).intermediate_queue_key, 1, job.id)
             pipe.execute()
+        return execution
+
+    def execution(self, job: FedqJob, identity: str) -> Execution:
+        """The execution of that id, in another process than the one that started it."""
+        execution = Execution(identity, job.id, self.worker.connection, worker_name=self.worker.name)
+        execution._job = job
+        if job.started_at is not None:
+            execution.created_at = job.started_at
         return execution
 
     def running(self, job: FedqJob, execution: Execution) -> None:
@@ -131,11 +140,11 @@ class Records:
                 registry(queue=queue, job_class=FedqJob).cleanup()
             worker_registration.clean_worker_registry(queue)
             queue.intermediate_queue.cleanup(worker, queue)
-        worker.last_cleaned_at = now()
+        worker.last_cleaned_at = now()  # type: ignore[assignment]
 
     # -- parts -------------------------------------------------------------------------------------------------------
 
-    def _identity(self) -> dict[str, Any]:
+    def _identity(self) -> dict[Any, Any]:
         return {key: "" if value is None else value for key, value in self.worker.serialize().items()}
 
     def _idle(self, pipe: redis.client.Pipeline) -> None:
@@ -164,5 +173,3 @@ class Records:
         if job.started_at is not None and job.ended_at is not None:
             worker.increment_total_working_time(job.ended_at - job.started_at, pipe)
         self._idle(pipe)
-
-

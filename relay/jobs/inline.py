@@ -1,0 +1,246 @@
+"""``inline`` isolation: the worker's own process executes, a side process watches over it.
+
+The side process renews the lease and enforces the time limit. When the worker has to be killed it is stopped first
+(SIGSTOP), so that it commits nothing while the side process answers for it, and then killed; the supervisor starts a
+new one. When the worker dies by itself in the middle of a job, the side process outlives it to say so.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import signal
+import time
+import traceback
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, Any
+
+from fedq.relay.jobs.execution import leave
+from fedq.relay.jobs.frames import Channel, Wakeup, pair
+from fedq.relay.jobs.isolation import Executor, ForkExecutor
+from fedq.relay.jobs.job import FedqJob, fetch
+from fedq.relay.jobs.processes import Child, fork, poll
+from fedq.relay.jobs.watch import Ended, Watch
+from fedq.relay.jobs.work import Assignment, Cause, CauseKind, Stage, bind_stage
+
+if TYPE_CHECKING:
+    from fedq.relay.jobs.worker import AppWorker
+
+__all__ = ["InlineExecutor"]
+
+log = logging.getLogger("fedq.worker")
+
+SPEAK = 15.0
+"""Seconds that the side process tries to reach the server after the worker's death."""
+HOLD = 60.0
+"""Seconds that it keeps a worker stopped while the server is away; then the message is tried again instead."""
+
+
+class InlineExecutor(Executor):
+    """Executes in the worker's process."""
+
+    _side: Child | None = None
+    _channel: Channel | None = None
+    _alarm: Wakeup | None = None
+
+    def open(self) -> None:
+        """Start the side process."""
+        self._ensure_side()
+
+    def _ensure_side(self) -> Channel:
+        if self._channel is not None and self._side is not None and not self._side.ended():
+            return self._channel
+        self.close()
+        self._alarm = Wakeup()
+        ours, theirs = pair()
+        worker = os.getpid()
+        child = fork(outlives_parent=True)
+        if child is None:
+            with contextlib.suppress(BaseException):
+                ours.close()
+                self.worker.forked()
+                _Side(self.worker, worker, theirs, self._alarm).watch()
+            leave(0)
+            raise AssertionError("unreachable")
+        theirs.close()
+        self._side, self._channel = child, ours
+        # Written by the C handler: the side process hears of a shutdown even while the app lets no Python code run.
+        signal.set_wakeup_fd(self._alarm.write_fd, warn_on_full_buffer=False)
+        if self.worker.spare is not None:
+            self.worker.spare(child.pid)
+        return ours
+
+    def run(self, assignment: Assignment, begun: Callable[[], None], watch: Watch) -> Ended:
+        """Execute here. ``watch`` is not used: the side process has its own."""
+        channel = self._ensure_side()
+        begun()
+        job, execution = self.worker.current
+        channel.send({"assignment": assignment.describe(), "job": job, "execution": execution, "limit": watch.limit})
+        bind_stage(lambda stage: _announce(channel, stage))
+        try:
+            with self.worker.source.capture(assignment):
+                outcome = assignment.execute()
+        except Exception as error:
+            detail = f"{type(error).__name__}: {error}"
+            return Ended(cause=Cause(CauseKind.EXIT, detail, traceback=traceback.format_exc(), code=1))
+        except SystemExit as error:
+            detail = f"SystemExit: {error}"
+            return Ended(cause=Cause(CauseKind.EXIT, detail, traceback=traceback.format_exc(), code=1))
+        finally:
+            bind_stage(None)
+            channel.send({"over": True})
+        return Ended(outcome=outcome)
+
+    def fds(self) -> Iterable[int]:
+        """What tells that the side process has ended."""
+        return [self._side.pidfd] if self._side is not None and self._side.pidfd is not None else []
+
+    def tick(self) -> None:
+        """Start a new side process if it has ended."""
+        self._ensure_side()
+
+    def pids(self) -> Iterable[int]:
+        """The side process."""
+        return [self._side.pid] if self._side is not None else []
+
+    def forget(self) -> None:
+        """Nothing: the side process uses what it needs of this."""
+
+    def close(self) -> None:
+        """End the side process."""
+        if self._side is not None:
+            signal.set_wakeup_fd(-1)
+            if self._channel is not None:
+                self._channel.close()
+            if not self._side.wait(2.0):
+                self._side.kill()
+                self._side.wait(10.0)
+            self._side = self._channel = None
+        if self._alarm is not None:
+            self._alarm.close()
+            self._alarm = None
+
+
+def _announce(channel: Channel, stage: Stage) -> None:
+    channel.send({"stage": stage.value})
+
+
+class _Side:
+    """The side process: waits for jobs to begin and end, and acts when one has to be killed."""
+
+    def __init__(self, worker: AppWorker, pid: int, channel: Channel, alarm: Wakeup) -> None:
+        self.worker = worker
+        self.pid = pid
+        self.channel = channel
+        self.alarm = alarm
+        self.wakeup = Wakeup()
+        # This process is a copy of the worker, and uses its methods to answer and to record.
+        worker.wakeup, worker.executor, worker.stop_at = self.wakeup, ForkExecutor(worker), None
+        self.stop_at: float | None = None
+        self.job: FedqJob | None = None
+        self.current: dict[str, Any] | None = None
+        self.assignment: Assignment | None = None
+        self.watched: Watch | None = None
+
+    def watch(self) -> None:
+        """Serve until the worker closes the channel or dies."""
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        parent = _open_pidfd(self.pid)
+        fds = [self.channel.fileno(), self.alarm.fileno(), self.wakeup.fileno()]
+        if parent is not None:
+            fds.append(parent)
+        while True:
+            timeout = self.watched.timeout(self.stop_at) if self.watched is not None else None
+            if parent is None:
+                timeout = min(0.25, timeout if timeout is not None else 0.25)
+            ready = poll(fds, timeout)
+            self.wakeup.drain()
+            if self.alarm.drain() and self.stop_at is None:
+                self.stop_at = time.monotonic() + self.worker.grace
+            for value in self.channel.receive():
+                self._hear(value)
+            dead = os.getppid() != self.pid or (parent is not None and parent in ready)
+            if dead:
+                self._worker_died()
+                return
+            if self.channel.closed:
+                return
+            if self.watched is not None and (kill := self.watched.verdict(self.stop_at)) is not None:
+                self._kill(self.watched.killed(kill))
+                return
+
+    def _hear(self, value: Any) -> None:
+        if not isinstance(value, dict):
+            return
+        if "assignment" in value:
+            self.current = value
+            self.assignment = self.worker.source.rebuild(value["assignment"])
+            self.watched = Watch(
+                self.assignment, self.worker.timing, wake=self.wakeup.wake, heartbeat=self._beat, limit=value["limit"]
+            )
+        elif "over" in value:
+            if self.watched is not None:
+                self.watched.end()
+            self.current = self.assignment = self.watched = self.job = None
+        elif self.watched is not None:
+            self.watched.hear([value])
+
+    def _beat(self) -> None:
+        job = self._fetch()
+        if job is not None and self.current is not None and self.current["execution"] is not None:
+            records = self.worker.records
+            records.running(job, records.execution(job, self.current["execution"]))
+
+    def _fetch(self) -> FedqJob | None:
+        if self.job is None and self.current is not None:
+            self.job = fetch(self.current["job"], self.worker.connection)
+        return self.job
+
+    def _kill(self, ended: Ended) -> None:
+        """Stop the worker, answer, kill it."""
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self.pid, signal.SIGSTOP)
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.kill(self.pid, signal.SIGSTOP)
+        try:
+            self._conclude(ended, HOLD)
+        finally:
+            self._kill_worker()
+
+    def _kill_worker(self) -> None:
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            if os.getpgid(self.pid) == self.pid:
+                os.killpg(self.pid, signal.SIGKILL)
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(self.pid, signal.SIGKILL)
+
+    def _worker_died(self) -> None:
+        if self.watched is None:
+            return
+        cause = Cause(CauseKind.SIGNAL, "the worker's process died while it executed the app")
+        self._conclude(Ended(cause=cause), SPEAK)
+
+    def _conclude(self, ended: Ended, patience: float) -> None:
+        assert self.watched is not None
+        assert self.assignment is not None
+        assert self.current is not None
+        worker = self.worker
+        self.watched.end(5.0)
+        worker.stop_at = time.monotonic() + patience
+        text = worker.answer(self.assignment, ended)
+        with contextlib.suppress(Exception):
+            job = self._fetch()
+            if job is not None:
+                identity = self.current["execution"]
+                execution = worker.records.execution(job, identity) if identity is not None else None
+                worker.record(job, execution, ended, text)
+            worker.records.dead()
+
+
+def _open_pidfd(pid: int) -> int | None:
+    if hasattr(os, "pidfd_open"):
+        with contextlib.suppress(OSError):
+            return os.pidfd_open(pid)
+    return None

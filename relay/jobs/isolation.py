@@ -1,0 +1,248 @@
+"""The three places where an assignment is executed.
+
+All three are driven by the worker alike: :meth:`Executor.run` executes one assignment and returns how it ended.
+"""
+
+from __future__ import annotations
+
+import abc
+import contextlib
+import os
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from fedq.relay.jobs.execution import execute, leave, serve
+from fedq.relay.jobs.frames import Channel, pair
+from fedq.relay.jobs.processes import Child, describe_status, fork, poll
+from fedq.relay.jobs.watch import Ended, Kill, Watch
+from fedq.relay.jobs.work import Assignment, Cause, CauseKind, Isolation
+
+if TYPE_CHECKING:
+    from fedq.relay.jobs.worker import AppWorker
+
+__all__ = ["Executor", "ForkExecutor", "RunExecutor", "executor_for"]
+
+KEPT = 4
+"""Idle processes that ``run`` isolation keeps per worker, at most."""
+
+
+class Executor(abc.ABC):
+    """Executes assignments for one worker, one at a time."""
+
+    def __init__(self, worker: AppWorker) -> None:
+        self.worker = worker
+
+    def open(self) -> None:  # noqa: B027
+        """Called once, before the first assignment."""
+
+    @abc.abstractmethod
+    def run(self, assignment: Assignment, begun: Callable[[], None], watch: Watch) -> Ended:
+        """Execute; call ``begun`` when it is under way. Whatever still runs of it afterwards, :meth:`settle` ends."""
+
+    def settle(self) -> None:  # noqa: B027
+        """Called when the outcome has been recorded."""
+
+    def tick(self) -> None:  # noqa: B027
+        """Called between jobs: every :meth:`interval` seconds, and when one of :meth:`fds` says something."""
+
+    def fds(self) -> Iterable[int]:
+        """Descriptors that end the wait for a job."""
+        return ()
+
+    def interval(self) -> float | None:
+        """Seconds between calls of :meth:`tick`, None if only :meth:`fds` matter."""
+        return None
+
+    def pids(self) -> Iterable[int]:
+        """Processes that live on between jobs."""
+        return ()
+
+    def forget(self) -> None:  # noqa: B027
+        """Called in a forked child: close what belongs to the parent."""
+
+    def close(self) -> None:  # noqa: B027
+        """End everything."""
+
+    def attend(self, child: Child, channel: Channel, watch: Watch) -> Ended:
+        """Watch over a child until it reports, ends or has to be killed."""
+        worker = self.worker
+        while True:
+            fds = [channel.fileno(), *worker.signal_fds()]
+            if child.pidfd is not None:
+                fds.append(child.pidfd)
+            timeout = child.patience(watch.timeout(worker.stop_at))
+            poll(fds, timeout)
+            command = worker.hear_commands()
+            ended = child.ended()
+            watch.hear(channel.receive())
+            if watch.ended is not None:
+                return watch.ended
+            if ended:
+                return Ended(cause=_cause(child))
+            if channel.closed:
+                child.kill()
+                child.wait(10.0)
+                detail = "the app closed the connection to its worker, which has killed it"
+                return Ended(cause=Cause(CauseKind.EXIT, detail))
+            kill = Kill.COMMAND if command else watch.verdict(worker.stop_at)
+            if kill is not None:
+                child.kill()
+                child.wait(10.0)
+                watch.hear(channel.receive())
+                return watch.killed(kill)
+
+
+def _cause(child: Child) -> Cause:
+    status = child.status or 0
+    if os.WIFSIGNALED(status):
+        return Cause(CauseKind.SIGNAL, f"the process was {describe_status(status)}", code=os.WTERMSIG(status))
+    code = os.waitstatus_to_exitcode(status)
+    return Cause(CauseKind.EXIT, f"the process {describe_status(status)} without an answer", code=code)
+
+
+class ForkExecutor(Executor):
+    """A fresh process for each assignment."""
+
+    _child: Child | None = None
+
+    def run(self, assignment: Assignment, begun: Callable[[], None], watch: Watch) -> Ended:
+        """Fork, and watch over the child."""
+        ours, theirs = pair()
+        child = fork()
+        if child is None:
+            status = 1
+            with contextlib.suppress(BaseException):
+                ours.close()
+                self.worker.forked()
+                status = 0 if execute(self.worker.source, assignment, theirs) else 1
+            leave(status)
+            raise AssertionError("unreachable")
+        theirs.close()
+        self._child = child
+        try:
+            begun()
+            return self.attend(child, ours, watch)
+        finally:
+            ours.close()
+
+    def settle(self) -> None:
+        """Reap the child, which has nothing to do any more."""
+        if self._child is not None:
+            if not self._child.wait(2.0):  # threads or handlers of the app keep it
+                self._child.kill()
+                self._child.wait(10.0)
+            self._child = None
+
+    def close(self) -> None:
+        """Kill what may be there."""
+        if self._child is not None:
+            self._child.kill()
+            self.settle()
+
+
+@dataclass(slots=True)
+class _Kept:
+    child: Child
+    channel: Channel
+
+
+class RunExecutor(Executor):
+    """A process for each group, started at its first assignment and kept for the later ones."""
+
+    def __init__(self, worker: AppWorker, most: int = KEPT) -> None:
+        super().__init__(worker)
+        self.most = most
+        self._kept: OrderedDict[str, _Kept] = OrderedDict()
+        self._asked = time.monotonic()
+
+    def run(self, assignment: Assignment, begun: Callable[[], None], watch: Watch) -> Ended:
+        """Hand it to the group's process, and watch over that."""
+        group = assignment.group
+        kept = self._kept.pop(group, None)
+        if kept is None or kept.child.ended() or not kept.channel.send(assignment.describe()):
+            if kept is not None:
+                self._end(kept)
+            kept = self._start(group)
+            kept.channel.send(assignment.describe())
+        begun()
+        ended: Ended | None = None
+        try:
+            ended = self.attend(kept.child, kept.channel, watch)
+            return ended
+        finally:
+            if ended is not None and ended.outcome is not None and not kept.child.ended():
+                self._kept[group] = kept
+                while len(self._kept) > self.most:
+                    self._end(self._kept.popitem(last=False)[1])
+            else:
+                self._end(kept)
+
+    def _start(self, group: str) -> _Kept:
+        ours, theirs = pair()
+        child = fork()
+        if child is None:
+            with contextlib.suppress(BaseException):
+                ours.close()
+                self.worker.forked()
+                serve(self.worker.source, theirs)
+            leave(0)
+            raise AssertionError("unreachable")
+        theirs.close()
+        return _Kept(child, ours)
+
+    def _end(self, kept: _Kept) -> None:
+        kept.channel.close()
+        kept.child.kill()
+        kept.child.wait(10.0)
+
+    def tick(self) -> None:
+        """End the processes that died or whose group is over."""
+        for group, kept in list(self._kept.items()):
+            if kept.child.ended() or kept.channel.receive() or kept.channel.closed:
+                self._end(self._kept.pop(group))
+        if self._kept and time.monotonic() >= self._asked + self.worker.timing.alive:
+            self._asked = time.monotonic()
+            for group in list(self._kept):
+                if not self.worker.group_alive(group):
+                    self._end(self._kept.pop(group))
+
+    def interval(self) -> float | None:
+        """As long as processes are kept, somebody has to ask whether they are still of use."""
+        return self.worker.timing.alive if self._kept else None
+
+    def fds(self) -> Iterable[int]:
+        """What tells that a kept process has ended."""
+        return [kept.child.pidfd for kept in self._kept.values() if kept.child.pidfd is not None] + [
+            kept.channel.fileno() for kept in self._kept.values()
+        ]
+
+    def pids(self) -> Iterable[int]:
+        """The kept processes."""
+        return [kept.child.pid for kept in self._kept.values()]
+
+    def forget(self) -> None:
+        """Close the channels to the siblings."""
+        for kept in self._kept.values():
+            kept.channel.close()
+        self._kept.clear()
+
+    def close(self) -> None:
+        """End every kept process."""
+        while self._kept:
+            self._end(self._kept.popitem()[1])
+
+
+def executor_for(isolation: Isolation, worker: AppWorker) -> Executor:
+    """The executor of that isolation."""
+    match isolation:
+        case Isolation.FORK:
+            return ForkExecutor(worker)
+        case Isolation.RUN:
+            return RunExecutor(worker)
+        case Isolation.INLINE:
+            from fedq.relay.jobs.inline import InlineExecutor
+
+            return InlineExecutor(worker)

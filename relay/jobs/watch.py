@@ -1,0 +1,149 @@
+"""What the parent watches while an assignment is executed: time limit, renewals, shutdown."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any
+
+from fedq.relay.jobs.ticker import Ticker
+from fedq.relay.jobs.work import Assignment, Cause, CauseKind, Outcome, Stage, Verdict
+
+__all__ = ["Ended", "Kill", "Timing", "Watch"]
+
+
+@dataclass(frozen=True, slots=True)
+class Timing:
+    """Intervals in seconds."""
+
+    renew: float = 1.0
+    """Between renewals; the first comes when a job has been running for as long."""
+    heartbeat: float = 15.0
+    """Between RQ's heartbeats of a job."""
+    linger: float = 10.0
+    """That a process may take to end after it has committed."""
+    alive: float = 1.0
+    """Between questions whether a kept process is still of use."""
+    backoff_first: float = 0.1
+    backoff_most: float = 2.0
+    """Pauses between attempts to reach the server."""
+
+
+class Kill(StrEnum):
+    """Why the executing process has to be killed now."""
+
+    TIME_LIMIT = "time limit"
+    STOPPED = "stopped"
+    LINGERING = "lingering"
+    SHUTDOWN = "shutdown"
+    COMMAND = "command"
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """How an execution ended: exactly one of the three is set."""
+
+    outcome: Outcome | None = None
+    cause: Cause | None = None
+    released: bool = False
+
+
+class Watch:
+    """The state of one execution, as far as its parent knows it.
+
+    :meth:`hear` takes what the child reports, :meth:`timeout` says how long one may wait, :meth:`verdict` whether to
+    kill. Renewals run in a thread, so that a server that does not answer holds up neither the time limit nor a signal.
+    """
+
+    def __init__(
+        self,
+        assignment: Assignment,
+        timing: Timing,
+        *,
+        wake: Callable[[], None],
+        heartbeat: Callable[[], None] | None = None,
+        limit: float | None = None,
+    ) -> None:
+        self.assignment = assignment
+        self.timing = timing
+        self.limit = limit
+        self.ended: Ended | None = None
+        self._wake = wake
+        self._heartbeat = heartbeat
+        self._started = time.monotonic()
+        self._deadline = None if limit is None else self._started + limit
+        self._done: float | None = None
+        self._renewals: Ticker | None = None
+        self._heartbeats: Ticker | None = None
+
+    def hear(self, values: list[Any]) -> None:
+        """Take what the executing process has sent."""
+        for value in values:
+            if not isinstance(value, dict) or self.ended is not None:
+                continue
+            if "stage" in value:
+                if value["stage"] == Stage.FINISHED:
+                    self._deadline = None
+                elif self.limit is not None:
+                    self._deadline = time.monotonic() + self.limit
+            elif "outcome" in value:
+                self.ended = Ended(outcome=Outcome.from_json(value["outcome"]))
+            elif "raised" in value:
+                cause = Cause(CauseKind.EXIT, value["raised"], traceback=value.get("traceback"), code=1)
+                self.ended = Ended(cause=cause)
+
+    def timeout(self, stop_at: float | None) -> float:
+        """Seconds until something is due."""
+        due = [self._started + self.timing.renew] if self._renewals is None else []
+        if self._heartbeat is not None and self._heartbeats is None:
+            due.append(self._started + self.timing.heartbeat)
+        due += [moment for moment in (self._deadline, self._done, stop_at) if moment is not None]
+        return max(0.0, min(due, default=time.monotonic() + 3600.0) - time.monotonic())
+
+    def verdict(self, stop_at: float | None) -> Kill | None:
+        """Whether to kill now, and why. Starts renewals and heartbeats when they are due."""
+        now = time.monotonic()
+        if self._renewals is None and now >= self._started + self.timing.renew:
+            self._renewals = Ticker(f"renew run {self.assignment.group}", self.timing.renew, self._renew, self._wake)
+        if self._heartbeat is not None and self._heartbeats is None and now >= self._started + self.timing.heartbeat:
+            self._heartbeats = Ticker("RQ heartbeat", self.timing.heartbeat, self._heartbeat, self._wake)
+        learned = self._renewals.result if self._renewals is not None else None
+        if learned is Verdict.DONE and self._done is None:
+            self._deadline, self._done = None, now + self.timing.linger
+        if learned is Verdict.STOP:
+            return Kill.STOPPED
+        if self._deadline is not None and now >= self._deadline:
+            return Kill.TIME_LIMIT
+        if self._done is not None and now >= self._done:
+            return Kill.LINGERING
+        if stop_at is not None and now >= stop_at:
+            return Kill.SHUTDOWN
+        return None
+
+    def killed(self, reason: Kill) -> Ended:
+        """What to conclude from having killed for ``reason`` (what the child has reported before counts more)."""
+        if self.ended is not None:
+            return self.ended
+        match reason:
+            case Kill.LINGERING:
+                return Ended(outcome=Outcome("committed", {"lingered": True}))
+            case Kill.SHUTDOWN:
+                return Ended(released=True)
+            case Kill.TIME_LIMIT:
+                return Ended(cause=Cause(CauseKind.TIME_LIMIT, f"killed at its time limit of {self.limit:g} s"))
+            case Kill.STOPPED:
+                return Ended(cause=Cause(CauseKind.STOPPED, "stopped, cancelled or superseded"))
+            case Kill.COMMAND:
+                return Ended(cause=Cause(CauseKind.SIGNAL, "killed by a command to the RQ worker", code=9))
+
+    def end(self, timeout: float | None = None) -> None:
+        """Stop renewing. Returns when no renewal is under way any more, or after ``timeout`` seconds."""
+        for ticker in (self._renewals, self._heartbeats):
+            if ticker is not None:
+                ticker.end(timeout)
+
+    def _renew(self) -> Verdict | None:
+        verdict = self.assignment.renew()
+        return None if verdict is Verdict.OK else verdict
