@@ -1,0 +1,237 @@
+"""ClientApp jobs: what the workers of a node are given to do."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
+from typing import Any
+
+from fedq.apps.error import Error, ErrorCode
+from fedq.apps.wire import encode_error
+from fedq.node.bundle import AppCache
+from fedq.node.cache import ObjectCache
+from fedq.node.execution import Errand, Execution
+from fedq.node.host import process_name
+from fedq.node.logs import LogShipper, captured
+from fedq.node.settings import NodeSettings
+from fedq.relay import claims, messages, runs
+from fedq.relay.claims import Commit, Renew
+from fedq.relay.connection import Relay
+from fedq.relay.jobs import Assignment, Cause, CauseKind, FedqJob, ForeignJob, Outcome, Verdict, Work
+from fedq.relay.messages import Answered, Reason, text
+from fedq.relay.runs import OPEN
+
+
+class ClientAppWork(Work):
+    """Makes assignments of the jobs in a node's queue. One per worker; each process has connections of its own."""
+
+    def __init__(self, settings: NodeSettings) -> None:
+        self.settings = settings
+        self.cache = ObjectCache(settings.cache_folder / "arrays", settings.cache_bytes)
+        self.apps = AppCache(settings.cache_folder, self.cache)
+        self._worker = process_name()
+        self._relay: Relay | None = None
+        self._renewals: Relay | None = None
+
+    @property
+    def relay(self) -> Relay:
+        """This process' connection for the work itself."""
+        if self._relay is None:
+            self._relay = self._connect("app", retries=3)
+        return self._relay
+
+    @property
+    def renewals(self) -> Relay:
+        """The parent's connection for renewing and answering. It gives up soon: renewals come every second."""
+        if self._renewals is None:
+            self._renewals = self._connect("renew", retries=1)
+        return self._renewals
+
+    def _connect(self, purpose: str, *, retries: int) -> Relay:
+        name = f"fedq-{self.settings.name}-{purpose}"
+        return Relay.connect(self.settings.redis_url, client_name=name, retries=retries)
+
+    def assignment(self, job: FedqJob) -> ClientAppAssignment:
+        """The assignment of a job that a dispatcher made, with a new token."""
+        self._worker = process_name()
+        request = job.request()
+        try:
+            errand = Errand(
+                node=str(request["node"]),
+                run=int(request["run"]),
+                entry=str(request["entry"]),
+                message=str(request["message"]),
+                token=claims.new_token(),
+                type=str(request["type"]),
+                group=str(request["group"]),
+                worker=self._worker,
+            )
+            limit = None if request["limit"] is None else float(request["limit"])
+        except (KeyError, TypeError, ValueError) as error:
+            raise ForeignJob(f"job {job.id} refused: it is no job of a SuperNode's dispatcher ({error!r})") from error
+        if errand.node != self.settings.name:
+            raise ForeignJob(f"job {job.id} refused: it is for node {errand.node!r}, not for {self.settings.name!r}")
+        # The operator's limit holds whatever the job says: a queue may be shared.
+        limits = [value for value in (limit, self.settings.time_limit) if value]
+        return ClientAppAssignment(self, errand, min(limits) if limits else None)
+
+    def rebuild(self, description: Mapping[str, Any]) -> ClientAppAssignment:
+        """The same assignment, with its token, in another process."""
+        return ClientAppAssignment(self, Errand(**description["errand"]), description["time_limit"])
+
+    def alive(self, group: str) -> bool:
+        """Whether the run may still send messages."""
+        with self.renewals.errors():
+            status: Any = self.renewals.redis.hget(self.renewals.keys.run(int(group)), "status")
+        return status is not None and text(status) in OPEN
+
+    def capture(self, assignment: Assignment) -> AbstractContextManager[object]:
+        """What the app logs and prints goes to its run's log, unless the operator keeps it."""
+        assert isinstance(assignment, ClientAppAssignment)
+        return assignment.capture() if self.settings.ship_logs else contextlib.nullcontext()
+
+    def forked(self) -> None:
+        """Connections belong to the process that made them."""
+        self._relay = self._renewals = None
+
+
+class ClientAppAssignment(Assignment):
+    """One message of one run, for one execution of its ClientApp."""
+
+    kind = "clientapp"
+
+    def __init__(self, work: ClientAppWork, errand: Errand, time_limit: float | None) -> None:
+        self.work = work
+        self.errand = errand
+        self.run_id = errand.run
+        self.group = str(errand.run)
+        self.time_limit = time_limit
+        self._shipper: LogShipper | None = None
+        self._attempt = 0
+
+    def describe(self) -> dict[str, Any]:
+        """JSON for :meth:`ClientAppWork.rebuild`."""
+        e = self.errand
+        return {"errand": {name: getattr(e, name) for name in Errand.__slots__}, "time_limit": self.time_limit}
+
+    # -- where the app runs --------------------------------------------------------------------------------------------
+
+    def execute(self) -> Outcome:
+        """Claim, run the app, commit."""
+        return Execution(
+            self.work.settings,
+            self.work.relay,
+            self.errand,
+            apps=self.work.apps,
+            cache=self.work.cache,
+            on_claim=self._claimed,
+            on_error=self._failed,
+        ).run()
+
+    @contextlib.contextmanager
+    def capture(self) -> Iterator[None]:
+        """Send what is printed and logged inside to the run's log."""
+        e = self.errand
+        common = {"source": e.node, "node": e.node, "message": e.message, "type": e.type}
+
+        def send(lines: Sequence[Mapping[str, Any]]) -> bool:
+            return runs.append_log(self.work.relay, e.node, e.run, lines)
+
+        shipper = self._shipper = LogShipper(send, common)
+        try:
+            with captured(lambda line, level, origin: shipper.add(line, level=level, origin=origin)):
+                yield
+        finally:
+            self._shipper = None
+            shipper.close()
+
+    def _claimed(self, attempt: int) -> None:
+        self._attempt = attempt
+
+    def _failed(self, error: Error) -> None:
+        """An error reply shows in the log as well."""
+        if self._shipper is not None:
+            what = f"{error.name}: {error.reason}"
+            for line in (f"{what}\n{error.traceback}" if error.traceback else what).rstrip().split("\n"):
+                self._shipper.add(line, level="ERROR", origin="fedq")
+
+    # -- the worker's parent process -----------------------------------------------------------------------------------
+
+    def renew(self) -> Verdict:
+        """Prolong the lease, or hear that it is of no use any more."""
+        e = self.errand
+        outcome = claims.renew(
+            self.work.renewals, e.node, e.run, e.entry, e.message, e.token, lease=self.work.settings.lease
+        )
+        match outcome:
+            case Renew.OK | Renew.UNCLAIMED:
+                return Verdict.OK
+            case Renew.COMMITTED:
+                return Verdict.DONE
+            case _:
+                return Verdict.STOP
+
+    def died(self, cause: Cause) -> str:
+        """Over its limit: an error reply. Dead of something else: another try, or an error reply if that was the last.
+
+        Stopped: nothing but to free the claim, if there is one left.
+        """
+        match cause.kind:
+            case CauseKind.TIME_LIMIT:
+                return self._over_limit(cause)
+            case CauseKind.STOPPED:
+                self._free(counts=True)
+                return cause.detail
+            case _:
+                return self._crashed(cause)
+
+    def released(self) -> str:
+        """The worker shuts down: the message is tried again, and this attempt does not count."""
+        freed = self._free(counts=False)
+        return "the worker shut down" + ("; the message will be tried again" if freed else "")
+
+    def _free(self, *, counts: bool) -> bool:
+        e = self.errand
+        return claims.release(self.work.renewals, e.node, e.message, e.token, counts=counts)
+
+    def _over_limit(self, cause: Cause) -> str:
+        e = self.errand
+        limit = f"{self.time_limit:g} s" if self.time_limit else "its limit"
+        error = Error(
+            ErrorCode.TIME_LIMIT,
+            f"the ClientApp was still running on {e.node} after {limit} and was killed; allow it more time "
+            "(the run's time_limit, the node's --time-limit) or let it do less per message",
+        )
+        committed = claims.commit(
+            self.work.renewals,
+            e.node,
+            e.run,
+            e.entry,
+            e.message,
+            e.token,
+            ok=False,
+            body=encode_error(error),
+            code=int(error.code),
+        )
+        if committed.outcome is Commit.COMMITTED:
+            return f"{cause.detail}; answered: {error.reason}"
+        return f"{cause.detail}; its message was settled otherwise ({committed.outcome.value.lower()})"
+
+    def _crashed(self, cause: Cause) -> str:
+        e = self.errand
+        if not self._free(counts=True):
+            return f"{cause.detail}; its message was settled otherwise"
+        error = Error(
+            ErrorCode.CLIENT_APP_CRASHED,
+            f"the process that ran the ClientApp on {e.node} was lost again and again, the last time like this: "
+            f"{cause.detail}; the run allows no more attempts (max_deliveries)",
+            traceback=cause.traceback,
+        )
+        answered = messages.answer(self.work.renewals, e.run, e.node, e.entry, e.message, Reason.EXHAUSTED, error)
+        if answered is Answered.ANSWERED:
+            return f"{cause.detail}; answered: {error.reason}"
+        return f"{cause.detail}; the message will be tried again" + (f"\n{cause.traceback}" if cause.traceback else "")
+
+
+__all__ = ["ClientAppAssignment", "ClientAppWork"]

@@ -1,0 +1,470 @@
+"""The dispatcher of a node: what waits in the inbox becomes RQ jobs, in turn, and no more than there are slots.
+
+The inbox entry is the truth and the job a hint: a job that got lost, or whose worker died, is dispatched again under a
+new number, and the claim decides who runs a message. So everything here may be repeated, and no state has to survive.
+"""
+
+from __future__ import annotations
+
+import logging
+import queue
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import redis
+from rq import worker_registration
+
+from fedq.apps.errors import FedqError
+from fedq.node.host import worker_known_dead
+from fedq.node.inbox import Arrived, Backlog, InboxReader, Lost, Waiting, ensure_group
+from fedq.node.role import Role
+from fedq.node.settings import NodeSettings
+from fedq.relay import claims, nodes
+from fedq.relay.claims import ClaimState
+from fedq.relay.connection import Relay, translate
+from fedq.relay.errors import RelayUnavailable
+from fedq.relay.jobs.job import FedqJob, FedqQueue, enqueue
+from fedq.relay.messages import text
+from fedq.relay.runs import OPEN
+
+logger = logging.getLogger(__name__)
+
+RECONCILE = 3.0
+"""Seconds between two comparisons of what waits with claims and jobs."""
+SLOTS_FRESH = 2.0
+"""Seconds that a count of live workers is believed."""
+LOST_JOB = 10.0
+"""Seconds after which a job that is neither queued nor claimed counts as lost."""
+PAUSES = (0.05, 0.25, 1.0, 2.0, 5.0, 10.0)
+"""Pauses before a message is dispatched again whose jobs end without a claim."""
+
+LIVE_JOB = (b"queued", b"started", b"deferred", b"scheduled")
+
+
+@dataclass(frozen=True, slots=True)
+class Nudge:
+    """Something happened that makes it worth looking at once: a worker of this host died, or has come up."""
+
+    reason: str
+
+
+@dataclass(slots=True)
+class Dispatched:
+    """A message for which a job was made. ``attempt`` is what its claim said at that time."""
+
+    waiting: Waiting
+    job_id: str
+    number: int
+    attempt: int
+    since: float
+
+
+@dataclass(slots=True)
+class RunFacts:
+    """What the dispatcher has to know of a run."""
+
+    time_limit: float = 0.0
+    turn: int = 0
+    fruitless: int = 0
+    not_before: float = 0.0
+
+
+class Dispatcher:
+    """Serves one node while it holds the role, and waits for the role otherwise.
+
+    Args:
+        settings: the node's; ``slots`` are those of this process' own workers.
+        relay: a handle of its own.
+        jobs: a client of the server that holds the node's RQ queue.
+        role: the role, perhaps taken already.
+        info: what the node says of itself while this dispatcher serves it.
+    """
+
+    def __init__(
+        self,
+        settings: NodeSettings,
+        relay: Relay,
+        jobs: redis.Redis,
+        role: Role,
+        info: nodes.NodeInfo,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.settings = settings
+        self.node = settings.name
+        self.relay = relay
+        self.jobs = jobs
+        self.role = role
+        self.info = info
+        self._queue = FedqQueue(settings.name, jobs)
+        self.events: queue.SimpleQueue[Arrived | Lost | Nudge | None] = queue.SimpleQueue()
+        self._clock = clock
+        self._stopping = False
+        self._backlog = Backlog(relay, self.node)
+        self._inflight: dict[int, Dispatched] = {}
+        self._facts: dict[int, RunFacts] = {}
+        self._turns = 0
+        self._slots = settings.slots
+        self._slots_at = float("-inf")
+        self._synced = False
+        self._served_since = 0.0
+        self._beat_at = float("-inf")
+        self._reconcile_at = 0.0
+        self._skew = 0.0
+
+    # -- from outside (signal handlers and threads) --------------------------------------------------------------------
+
+    def stop(self) -> None:
+        """Let :meth:`run` return soon. Safe in a signal handler."""
+        self._stopping = True
+        self.events.put(None)
+
+    def nudge(self, reason: str) -> None:
+        """Look at claims and jobs now."""
+        self.events.put(Nudge(reason))
+
+    # -- the loop ------------------------------------------------------------------------------------------------------
+
+    def run(self) -> None:
+        """Serve until :meth:`stop`. Outages are waited for; a lost role is waited for as well.
+
+        At the end the node is offline and the role is free, if the server can still be told.
+        """
+        reader: InboxReader | None = None
+        pause = 0.1
+        said = ""
+        try:
+            while not self._stopping:
+                try:
+                    if not self._beat():
+                        if reader is not None:
+                            reader.stop()
+                            reader = None
+                        self._standby()
+                        continue
+                    if reader is None:
+                        ensure_group(self.relay, self.node)
+                        reader = InboxReader(self.relay, self.node, self.events.put)
+                        reader.start()
+                        self._synced = False
+                    if not self._synced:
+                        self._sync()
+                        if said:
+                            logger.info("node %s: connected again", self.node)
+                            said = ""
+                    pause = 0.1
+                    self._serve_once()
+                except (FedqError, redis.RedisError) as error:
+                    self._synced = False
+                    problem = error if isinstance(error, FedqError) else translate(error, self.relay.url)
+                    if str(problem) != said:
+                        said = str(problem)
+                        logger.warning("node %s: %s; trying again", self.node, problem)
+                    self._pause(pause)
+                    pause = min(2.0, pause * 2)
+        finally:
+            if reader is not None:
+                reader.stop()
+            self._leave()
+
+    def _serve_once(self) -> None:
+        """Wait for something to happen, or to be due, and act on it."""
+        due = min(self._beat_at + self.settings.heartbeat, self._reconcile_at)
+        if self._backlog.runs:
+            pauses = [f.not_before for run, f in self._facts.items() if run not in self._inflight]
+            due = min([due, *(p for p in pauses if p > self._clock())])
+        look, reconcile, wakes = False, False, []
+        for event in self._gather(max(0.0, due - self._clock())):
+            match event:
+                case Arrived(messages, woken):
+                    self._backlog.add(messages)
+                    wakes += woken
+                    # Nobody wakes us when the last message of a run is answered while nothing waits behind it.
+                    look = look or bool(woken) or any(m.run in self._inflight for m in messages)
+                case Lost(reason):
+                    raise RelayUnavailable(reason)
+                case Nudge():
+                    reconcile = True
+                case None:
+                    return
+        if wakes:
+            # First the wake-up goes, then we look: one that comes in between is written again.
+            self._backlog.delete(wakes)
+        if reconcile or self._clock() >= self._reconcile_at:
+            self._reconcile()
+        elif look or (self._backlog.runs and len(self._inflight) >= self._slots):
+            self._refresh()
+            if wakes and self._inflight:
+                self._verify()
+        self._dispatch()
+
+    def _gather(self, timeout: float) -> list[Arrived | Lost | Nudge | None]:
+        """What has happened; waits for the first, and takes all that is there."""
+        events: list[Arrived | Lost | Nudge | None] = []
+        try:
+            events.append(self.events.get(timeout=timeout) if timeout > 0 else self.events.get_nowait())
+            while True:
+                events.append(self.events.get_nowait())
+        except queue.Empty:
+            pass
+        return events
+
+    # -- role and heartbeat --------------------------------------------------------------------------------------------
+
+    def _beat(self) -> bool:
+        """Heartbeat and lease, when they are due. Whether the role is held."""
+        if self.role.held and self._clock() < self._beat_at + self.settings.heartbeat:
+            return True
+        had = self.role.held
+        if not self.role.take():
+            if had:
+                logger.warning("node %s: %s took over as dispatcher; standing by", self.node, self.role.other)
+            return False
+        nodes.beat(self.relay, self.node, ttl=self.settings.heartbeat * 3 + 1)
+        self._beat_at = self._clock()
+        return True
+
+    def _standby(self) -> None:
+        """Wait until it is worth asking for the role again."""
+        self._inflight.clear()
+        self._synced = False
+        self._pause(min(self.settings.heartbeat, self.role.left + 0.1))
+
+    def _pause(self, seconds: float) -> None:
+        """Let time pass, or the end come. What happens meanwhile is found by reading everything anew."""
+        until = self._clock() + seconds
+        while not self._stopping and (left := until - self._clock()) > 0:
+            self._gather(left)
+
+    def _leave(self) -> None:
+        """The node shows offline at once, and another SuperNode of the name may start at once."""
+        if not self.role.held:
+            return
+        try:
+            nodes.leave(self.relay, self.node)
+            self.role.drop()
+        except FedqError as error:
+            logger.info("node %s: leaving without telling the server: %s", self.node, error)
+
+    # -- what is known -------------------------------------------------------------------------------------------------
+
+    def _sync(self) -> None:
+        """Read everything anew: at start, and after whatever may have made us miss something."""
+        ensure_group(self.relay, self.node)
+        nodes.register(self.relay, self.node, self.info)
+        nodes.beat(self.relay, self.node, ttl=self.settings.heartbeat * 3 + 1)
+        self._backlog.read_anew()
+        self._skew = self.relay.now() - time.time()
+        self._inflight.clear()
+        self._slots_at = float("-inf")
+        for facts in self._facts.values():
+            facts.fruitless, facts.not_before = 0, 0.0
+        self._read_facts(self._backlog.runs, drop_ended=True)
+        self._synced = True
+        self._served_since = self._clock()
+        self._reconcile()
+        self._dispatch()
+
+    def _refresh(self) -> None:
+        """Forget what has been answered; find out what waits that we have not heard of."""
+        if not self._backlog.refresh():
+            # Its entry may be on its way from the reader; if it is not, reading everything anew finds it.
+            self._reconcile_at = min(self._reconcile_at, self._clock() + 0.2)
+        for run, dispatched in list(self._inflight.items()):
+            head = self._backlog.head(run)
+            if head is None or head.message_id != dispatched.waiting.message_id:
+                del self._inflight[run]
+                if facts := self._facts.get(run):
+                    facts.fruitless, facts.not_before = 0, 0.0
+
+    def _reconcile(self) -> None:
+        """Compare what waits with claims and jobs; whatever has no live job becomes free for dispatch."""
+        self._reconcile_at = self._clock() + RECONCILE
+        self._refresh()
+        if self._reconcile_at < self._clock() + RECONCILE:
+            self._reconcile_at = self._clock() + RECONCILE
+            self._backlog.read_anew()
+            self._refresh()
+        self._facts = {run: f for run, f in self._facts.items() if run in set(self._backlog.runs)}
+        if self._backlog.runs:
+            self._verify(everything=True)
+
+    def _verify(self, *, everything: bool = False) -> None:
+        """Look whether each dispatched message is still being taken care of.
+
+        ``everything`` also looks at heads for which no job of ours is known, but which somebody may hold: after a
+        restart, their claims count as dispatched.
+        """
+        state = claims.read_claims(self.relay, self.node)
+        now = time.time() + self._skew
+        doubtful: list[Dispatched] = []
+        for run in self._backlog.runs:
+            head = self._backlog.head(run)
+            dispatched = self._inflight.get(run)
+            if head is None or (dispatched is None and not everything):
+                continue
+            held = state.get(head.message_id)
+            if held is not None and held.token and not self._free_dead(head, held, now):
+                if dispatched is None:
+                    self._inflight[run] = Dispatched(head, "", held.attempt, held.attempt, self._clock())
+                continue
+            attempt = held.attempt if held is not None else 0
+            if held is not None and held.token:
+                self._inflight.pop(run, None)  # just freed: its holder is dead
+            elif dispatched is not None and (attempt > dispatched.attempt or not dispatched.job_id):
+                self._inflight.pop(run, None)  # its job has claimed it and given it back
+            elif dispatched is not None:
+                doubtful.append(dispatched)
+        if doubtful:
+            self._look_for_jobs(doubtful)
+
+    def _free_dead(self, head: Waiting, held: ClaimState, now: float) -> bool:
+        """Free a claim whose holder is dead: known so on this host, or by a lease that lapsed. Whether it did."""
+        if worker_known_dead(held.worker):
+            freed = claims.release(self.relay, self.node, head.message_id, held.token, counts=True)
+            if freed:
+                logger.warning(
+                    "run %d, message %s: the worker %s died with attempt %d",
+                    head.run,
+                    head.message_id[:8],
+                    held.worker,
+                    held.attempt,
+                )
+            return freed
+        # A lease that ended while the server (or we) were away says nothing: its holder could not renew it.
+        if held.lease_end < now and self._clock() - self._served_since >= self.settings.lease:
+            freed = claims.lapse(self.relay, self.node, head.message_id, held.token)
+            if freed:
+                logger.warning(
+                    "run %d, message %s: nothing was heard of the worker %s for %.0f s; attempt %d counts as lost",
+                    head.run, head.message_id[:8], held.worker, self.settings.lease, held.attempt,
+                )  # fmt: skip
+            return freed
+        return False
+
+    def _look_for_jobs(self, doubtful: list[Dispatched]) -> None:
+        """Free what was dispatched, is not claimed, and has no live job."""
+        with self.jobs.pipeline(transaction=False) as pipe:
+            for d in doubtful:
+                pipe.hget(FedqJob.key_for(d.job_id), "status")
+                pipe.lpos(self._queue.key, d.job_id)
+            found = pipe.execute()
+        for i, d in enumerate(doubtful):
+            status, place = found[2 * i], found[2 * i + 1]
+            age = self._clock() - d.since
+            if status in LIVE_JOB and (place is not None or age < LOST_JOB):
+                continue
+            self._inflight.pop(d.waiting.run, None)
+            facts = self._facts.setdefault(d.waiting.run, RunFacts())
+            facts.not_before = self._clock() + PAUSES[min(facts.fruitless, len(PAUSES) - 1)]
+            facts.fruitless += 1
+            if facts.fruitless > 1:
+                self._read_facts([d.waiting.run], drop_ended=True)
+
+    def _read_facts(self, runs: list[int], *, drop_ended: bool = False) -> None:
+        if not runs:
+            return
+        with self.relay.errors(), self.relay.redis.pipeline(transaction=False) as pipe:
+            for run in runs:
+                pipe.hmget(self.relay.keys.run(run), "status", "time_limit")
+            found = pipe.execute()
+        for run, (status, limit) in zip(runs, found, strict=True):
+            if drop_ended and (status is None or text(status) not in OPEN):
+                # Its clean-up will empty the inbox; until then there is nothing to do for it.
+                self._backlog.drop_run(run)
+                self._inflight.pop(run, None)
+                self._facts.pop(run, None)
+                continue
+            self._facts.setdefault(run, RunFacts()).time_limit = float(limit or 0)
+
+    # -- dispatch ------------------------------------------------------------------------------------------------------
+
+    def _dispatch(self) -> None:
+        """Jobs for runs that have a message and none under way, the one that waited longest for its turn first."""
+        now = self._clock()
+        ready = [run for run in self._backlog.runs if run not in self._inflight]
+        if not ready:
+            return
+        unknown = [run for run in ready if run not in self._facts]
+        self._read_facts(unknown, drop_ended=True)
+        ready = [run for run in ready if run in self._facts and self._facts[run].not_before <= now]
+        if not ready:
+            return
+        free = self._count_slots() - len(self._inflight)
+        for run in sorted(ready, key=lambda r: (self._facts[r].turn, r))[: max(0, free)]:
+            head = self._backlog.head(run)
+            if head is not None:
+                self._inflight[run] = self._enqueue(head, self._facts[run])
+                self._turns += 1
+                self._facts[run].turn = self._turns
+
+    def _enqueue(self, head: Waiting, facts: RunFacts) -> Dispatched:
+        """A job for a message, under the first number that is not taken; a live job of it is taken over as it is."""
+        held = self._attempts(head)
+        number = held + 1
+        while True:
+            job_id = f"{self.node}_{head.message_id}_{number}"
+            limit = self._time_limit(facts)
+            queued = enqueue(
+                self.node,
+                self.jobs,
+                job_id,
+                {
+                    "node": self.node,
+                    "run": head.run,
+                    "entry": head.entry,
+                    "message": head.message_id,
+                    "type": head.type,
+                    "group": head.group,
+                    "limit": limit,
+                },
+                description=describe(head.run, head.type, head.group, self.node, held + 1),
+                meta={
+                    "run": head.run,
+                    "type": head.type,
+                    "group": head.group,
+                    "node": self.node,
+                    "attempt": held + 1,
+                    "message": head.message_id,
+                    "bytes_in": head.nbytes,
+                },
+            )
+            if queued or self.jobs.hget(FedqJob.key_for(job_id), "status") in LIVE_JOB:
+                return Dispatched(head, job_id, number, held, self._clock())
+            number += 1
+
+    def _attempts(self, head: Waiting) -> int:
+        with self.relay.errors():
+            raw: Any = self.relay.redis.hget(self.relay.keys.claims(self.node), head.message_id)
+        return int(text(raw).partition("|")[0]) if raw else 0
+
+    def _time_limit(self, facts: RunFacts) -> float | None:
+        limits = [limit for limit in (facts.time_limit, self.settings.time_limit) if limit]
+        return min(limits) if limits else None
+
+    def _count_slots(self) -> int:
+        """Live workers of the node's queue, wherever they run; our own count also while they are being restarted."""
+        if self._clock() - self._slots_at >= SLOTS_FRESH:
+            self._slots = max(
+                self.settings.slots if self.role.holder.kind == "supernode" else 1, count_workers(self.jobs, self.node)
+            )
+            self._slots_at = self._clock()
+        return self._slots
+
+
+def count_workers(jobs: redis.Redis, node: str) -> int:
+    """Workers of the queue that RQ knows and that are alive."""
+    known: Any = jobs.smembers(worker_registration.WORKERS_BY_QUEUE_KEY % node)
+    if not known:
+        return 0
+    return int(jobs.exists(*known))
+
+
+def describe(run: int, message_type: str, group: str, node: str, attempt: int) -> str:
+    """What a dashboard shows of a job, such as ``run 7 · train · round 3 · clinic-a · attempt 1``."""
+    parts = [f"run {run}", message_type]
+    if group:
+        parts.append(f"round {group}" if group.isdigit() else group)
+    return " · ".join([*parts, node, f"attempt {attempt}"])
