@@ -41,7 +41,9 @@ class ArrayAverage:
     def __init__(self, reference: Mapping[str, Array] | None = None) -> None:
         self._sums: dict[str, _ArraySum] | None = None
         if reference is not None:
-            self._sums = {name: _ArraySum.like(array.numpy(), anchored=True) for name, array in reference.items()}
+            self._sums = {
+                name: _ArraySum.like(array.numpy(copy=False), anchored=True) for name, array in reference.items()
+            }
         self._weights: list[float] = []
 
     @property
@@ -81,7 +83,9 @@ class ArrayAverage:
         if not self._weights or self._sums is None:
             return None
         total = math.fsum(self._weights)
-        return ArrayRecord({name: Array(entry.average(total)) for name, entry in self._sums.items()})
+        return ArrayRecord(
+            {name: Array.from_numpy_ndarray(entry.average(total), copy=False) for name, entry in self._sums.items()}
+        )
 
 
 class _ArraySum:
@@ -144,7 +148,7 @@ class _ArraySum:
 
 def _numpy(name: str, array: Array) -> NDArray[Any]:
     try:
-        return array.numpy()
+        return array.numpy(copy=False)
     except (TypeError, ValueError) as exc:
         raise InconsistentReply(f"its array {name!r} is not one that NumPy can read: {exc}") from exc
 

@@ -26,7 +26,7 @@ class Result:
     evaluate_metrics_serverapp: dict[int, MetricRecord] = field(default_factory=dict)
 
     def __repr__(self) -> str:
-        size = sum(array.numpy().nbytes for array in self.arrays.values())
+        size = self.arrays.count_bytes()
         lines = [f"Result: {len(self.arrays)} arrays, {size / 2**20:.3f} MiB"]
         for title, metrics in (
             ("train, nodes", self.train_metrics_clientapp),

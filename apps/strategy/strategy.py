@@ -280,4 +280,4 @@ def _place(failure: ReplyFailure) -> tuple[int, str]:
 
 
 def _size(arrays: ArrayRecord) -> str:
-    return f"{len(arrays)} arrays of {sum(array.numpy().nbytes for array in arrays.values()) / 2**20:.2f} MiB"
+    return f"{len(arrays)} arrays of {arrays.count_bytes() / 2**20:.2f} MiB"

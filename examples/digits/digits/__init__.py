@@ -1,0 +1,1 @@
+"""Handwritten digits by federated averaging; see server_app.py and client_app.py."""
