@@ -1,1 +1,91 @@
-"""The application layer: what authors of a ServerApp or ClientApp import. Knows no Redis."""
+"""The application layer: what authors of a ServerApp or ClientApp import. Knows no Redis.
+
+    from fedq.apps import ArrayRecord, ClientApp, Context, Grid, Message, MetricRecord, RecordDict, ServerApp
+    from fedq.apps.strategy import FedAvg
+
+Names and behaviour are those of `flwr.app`, `flwr.clientapp` and `flwr.serverapp` wherever Flower has the thing too;
+node ids are the nodes' names.
+"""
+
+from fedq.apps.array import Array
+from fedq.apps.arrayrecord import ArrayRecord
+from fedq.apps.client_app import ClientApp
+from fedq.apps.configrecord import ConfigRecord
+from fedq.apps.context import Context
+from fedq.apps.error import Error, ErrorCode
+from fedq.apps.errors import (
+    AppError,
+    AppIncomplete,
+    CheckpointUnavailable,
+    ConfigError,
+    FedqError,
+    InconsistentReply,
+    InvalidReply,
+    MessageInitializationError,
+    StrategyError,
+    TooFewNodes,
+    UnencodableValue,
+    UnknownAction,
+    UnsupportedDtype,
+    WireError,
+)
+from fedq.apps.grid import Grid
+from fedq.apps.message import Message
+from fedq.apps.message_type import MessageType
+from fedq.apps.metadata import DEFAULT_TTL, Metadata
+from fedq.apps.metricrecord import MetricRecord
+from fedq.apps.recorddict import RecordDict
+from fedq.apps.replies import Replies
+from fedq.apps.server_app import ServerApp
+from fedq.apps.typing import (
+    ConfigRecordValues,
+    ConfigScalar,
+    ConfigScalarList,
+    MetricRecordValues,
+    MetricScalar,
+    MetricScalarList,
+    NDArray,
+)
+from fedq.apps.user_config import UserConfig, UserConfigValue
+
+__all__ = [
+    "DEFAULT_TTL",
+    "AppError",
+    "AppIncomplete",
+    "Array",
+    "ArrayRecord",
+    "CheckpointUnavailable",
+    "ClientApp",
+    "ConfigError",
+    "ConfigRecord",
+    "ConfigRecordValues",
+    "ConfigScalar",
+    "ConfigScalarList",
+    "Context",
+    "Error",
+    "ErrorCode",
+    "FedqError",
+    "Grid",
+    "InconsistentReply",
+    "InvalidReply",
+    "Message",
+    "MessageInitializationError",
+    "MessageType",
+    "Metadata",
+    "MetricRecord",
+    "MetricRecordValues",
+    "MetricScalar",
+    "MetricScalarList",
+    "NDArray",
+    "RecordDict",
+    "Replies",
+    "ServerApp",
+    "StrategyError",
+    "TooFewNodes",
+    "UnencodableValue",
+    "UnknownAction",
+    "UnsupportedDtype",
+    "UserConfig",
+    "UserConfigValue",
+    "WireError",
+]

@@ -144,7 +144,7 @@ class Writer:
 
 
 def _raw_of(array: Array) -> NDArray | None:
-    """The content as a NumPy array, if it is one that agrees with the other fields; None: take the fields as they are."""
+    """The content as a NumPy array that agrees with the other fields; None if it is none, and goes as it is."""
     if array.stype != NUMPY:
         return None
     try:
