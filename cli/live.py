@@ -80,8 +80,8 @@ def describe_event(kind: str, data: Mapping[str, Any]) -> str | None:
         return f"left out: {data.get('node')}, round {data.get('round')}: {data.get('reason')}"
     if kind == "warning":
         return f"warning: {data.get('text') or data.get('message')}"
-    if kind == "metrics":
-        return "  ".join(f"{name} {number(value)}" for name, value in data.items())
+    if kind == "metric":
+        return f"{data.get('name')} {number(data.get('value'))}"
     return None
 
 

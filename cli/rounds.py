@@ -70,7 +70,7 @@ class History:
     rounds: list[Round] = field(default_factory=list)
     initial: Round | None = None
     custom: dict[str, float] = field(default_factory=dict)
-    """Numbers that the ServerApp emitted by events of its own (kind ``metrics``)."""
+    """Numbers that the ServerApp emitted by events of its own (kind ``metric``: a name and a value)."""
 
     def feed(self, kind: str, data: Mapping[str, Any]) -> Round | None:
         """Take an event in; returns the round that it ended."""
@@ -78,8 +78,9 @@ class History:
             self.total = int(data.get("rounds") or 0) or self.total
             if metrics := headline(data):
                 self.initial = self.initial or Round(0, metrics)
-        elif kind == "metrics":
-            self.custom.update(headline({"server": data}))
+        elif kind == "metric":
+            if isinstance(value := data.get("value"), (int, float)):
+                self.custom[str(data.get("name"))] = float(value)
         elif kind == "round":
             number = int(data["round"])
             self.total = int(data.get("rounds") or 0) or self.total

@@ -113,6 +113,7 @@ def settings_of(name: str, labels: tuple[str, ...], redis_url: str | None, optio
 @node_options
 def supernode(name: str, labels: tuple[str, ...], redis_url: str | None, **options: Any) -> int | None:
     """Serve ClientApps at the data, under a node's name. Only outbound connections; ends on SIGTERM."""
+    settings = settings_of(name, labels, redis_url, options)
     from fedq.node.service import run_supernode
 
-    return run_supernode(settings_of(name, labels, redis_url, options))
+    return run_supernode(settings)

@@ -17,6 +17,7 @@ def worker(name: str, redis_url: str | None, **options: Any) -> int | None:
 
     It takes the node's messages from the same queue, and takes over from the SuperNode should that be gone.
     """
+    settings = settings_of(name, (), redis_url, options)
     from fedq.node.service import run_worker
 
-    return run_worker(settings_of(name, (), redis_url, options))
+    return run_worker(settings)
