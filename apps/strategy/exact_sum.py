@@ -125,16 +125,23 @@ class ExactSum:
             digits[position] = value - (high << LIMB_BITS)
             carry = high if high.any() else None
             position += 1
-        used = [position for position, digit in digits.items() if digit.any()]
+        used = sorted(position for position, digit in digits.items() if digit.any())
         if not used:
             return np.zeros(stop - start, dtype=np.float64)
-        # The sum itself may lie above the float64 range although its quotient does not.
-        scale = max(0, self._exponent(max(used)) + LIMB_BITS - 1000)
-        total = np.zeros(stop - start, dtype=np.float64)
-        for position in sorted(used):  # smallest first
+        if self._exponent(used[-1]) + LIMB_BITS <= 1000:
+            return self._total(digits, used, 0) / divisor
+        # The sum of an element may lie above the float64 range although its quotient does not.
+        with np.errstate(over="ignore", invalid="ignore"):
+            plain = self._total(digits, used, 0) / divisor
+            scaled = np.ldexp(self._total(digits, used, 200) / divisor, 200)
+        return np.where(np.isfinite(plain), plain, scaled)
+
+    def _total(self, digits: dict[int, NDArray[np.int64]], used: list[int], scale: int) -> NDArray[np.float64]:
+        """The number that the digits make, times 2**-scale, from the smallest digit up."""
+        total = np.zeros(digits[used[0]].size, dtype=np.float64)
+        for position in used:
             total += np.ldexp(digits[position].astype(np.float64), self._exponent(position) - scale)
-        rounded: NDArray[np.float64] = np.ldexp(total / divisor, scale)
-        return rounded
+        return total
 
     def _exponent(self, position: int) -> int:
         return self.anchor + position * LIMB_BITS

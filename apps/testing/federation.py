@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
-from fedq.apps import wire
+import fedq.apps.wire as wire
 from fedq.apps.client_app import answer
 from fedq.apps.context import Context
 from fedq.apps.error import Error
@@ -13,7 +13,7 @@ from fedq.apps.recorddict import RecordDict
 from fedq.apps.testing.clock import Clock
 from fedq.apps.testing.node import Node
 from fedq.apps.testing.run import ClientCallable, FederationRun, ServerCallable
-from fedq.apps.user_config import UserConfig
+from fedq.apps.user_config import UserConfig, check_user_config
 
 Delay = Callable[[Message], float]
 
@@ -63,7 +63,9 @@ class Federation:
     ) -> FederationRun:
         """Make a run without executing it; see `FederationRun.execute`."""
         run_id = len(self.runs) + 1
-        run = FederationRun(self, run_id, server_app, client_app, wire.encode_user_config(dict(config or {})))
+        run = FederationRun(
+            self, run_id, server_app, client_app, wire.encode_user_config(check_user_config(config or {}))
+        )
         self.runs[run_id] = run
         return run
 
@@ -114,9 +116,9 @@ def ask(
         context = Context(
             run_id=1,
             node_id="node-0",
-            node_config=wire.decode_user_config(wire.encode_user_config(dict(node_config or {}))),
+            node_config=check_user_config(node_config or {}, "node config"),
             state=RecordDict(),
-            run_config=wire.decode_user_config(wire.encode_user_config(dict(run_config or {}))),
+            run_config=check_user_config(run_config or {}, "run config"),
         )
     message = Message(wire.decode(wire.encode(content).data), context.node_id, message_type)
     reply = answer(client_app, message, context)
@@ -127,7 +129,7 @@ def ask(
 
 def _configs(nodes: int | Sequence[str] | Mapping[str, UserConfig]) -> dict[str, UserConfig]:
     if isinstance(nodes, Mapping):
-        return {name: dict(config) for name, config in nodes.items()}
+        return {name: check_user_config(config, f"config of {name}") for name, config in nodes.items()}
     if isinstance(nodes, int):
         width = len(str(nodes - 1))
         nodes = [f"node-{number:0{width}d}" for number in range(nodes)]

@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 
-from fedq.apps import wire
+import fedq.apps.wire as wire
 from fedq.apps.context import Context
 from fedq.apps.error import Error, ErrorCode
 from fedq.apps.errors import AppError, TooFewNodes

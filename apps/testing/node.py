@@ -6,7 +6,7 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from fedq.apps import wire
+import fedq.apps.wire as wire
 from fedq.apps.client_app import answer
 from fedq.apps.context import Context
 from fedq.apps.error import Error

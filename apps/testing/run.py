@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from fedq.apps import wire
+import fedq.apps.wire as wire
 from fedq.apps.context import Context
 from fedq.apps.error import Error, ErrorCode
 from fedq.apps.errors import AppError, FedqError

@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import cast
 
 import numpy as np
-from fedq.apps import ArrayRecord, ClientApp, Context, Message, MetricRecord, RecordDict
 
 from digits import task
+from fedq.apps import ArrayRecord, ClientApp, Context, Message, MetricRecord, RecordDict
 
 app = ClientApp()
 

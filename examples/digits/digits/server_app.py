@@ -5,10 +5,9 @@ from __future__ import annotations
 import math
 from typing import cast
 
+from digits import task
 from fedq.apps import ArrayRecord, ConfigRecord, Context, Grid, Message, MetricRecord, RecordDict, ServerApp
 from fedq.apps.strategy import FedAvg, Result
-
-from digits import task
 
 app = ServerApp()
 

@@ -1,0 +1,1 @@
+"""Linear regression in NumPy, trained by FedAvg."""
