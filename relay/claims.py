@@ -56,7 +56,10 @@ class Commit(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Claimed:
-    """A claim and all that the ClientApp needs: instruction, newest Context, and what the run says of its app."""
+    """A claim and all that the ClientApp needs: instruction, newest Context, and what the run says of its app.
+
+    ``now`` is the server's clock in seconds, against which the instruction's deadline counts.
+    """
 
     outcome: Claim
     attempt: int = 0
@@ -65,6 +68,7 @@ class Claimed:
     app: AppInfo | None = None
     busy_for: float = 0.0
     status: str = ""
+    now: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,6 +116,7 @@ def claim(
             instruction=parse_entry(entry, reply[2]),
             context=parse_version(reply[3]),
             app=parse_app_info(run, reply[4]),
+            now=int(reply[5]) / 1000,
         )
     if outcome is Claim.BUSY:
         return Claimed(outcome, busy_for=int(reply[1]) / 1000)

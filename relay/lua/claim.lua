@@ -4,7 +4,7 @@
 --       3 order        sorted set; the message's turn within (run, node)
 --       4 ctx          stream; the Context, newest entry wins
 -- ARGV  1 run key (read only)  2 entry  3 message  4 token  5 lease in ms  6 worker
--- Answers OK attempt entry-fields context-entry run-fields | GONE | STOPPED status | NOT_YET | EXPIRED | BUSY ms left
+-- Answers OK attempt entry-fields context-entry run-fields now-ms | GONE | STOPPED status | NOT_YET | EXPIRED | BUSY ms left
 --       | LAPSED | EXHAUSTED attempts
 local inbox, claims, order, ctx = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
 local run_key, entry, message, token, lease, worker = ARGV[1], ARGV[2], ARGV[3], ARGV[4], tonumber(ARGV[5]), ARGV[6]
@@ -40,4 +40,4 @@ redis.call('HSET', claims, message, attempt .. '|' .. token .. '|' .. text_ms(no
 local context = redis.call('XREVRANGE', ctx, '+', '-', 'COUNT', 1)
 local info = redis.call('HMGET', run_key, 'name', 'config', 'client_bundle', 'client_size', 'client_kind', 'client_signature',
   'selector', 'time_limit', 'max_deliveries', 'user')
-return {'OK', attempt, flat, context[1] or false, info}
+return {'OK', attempt, flat, context[1] or false, info, text_ms(now)}
