@@ -214,7 +214,10 @@ class Dispatcher:
     # -- role and heartbeat --------------------------------------------------------------------------------------------
 
     def _beat(self) -> bool:
-        """Heartbeat and lease, when they are due. Whether the role is held."""
+        """Lease and heartbeat, when they are due. Whether the role is held.
+
+        A node that has not been synchronised is not online yet: it may not be registered, or have no inbox.
+        """
         if self.role.held and self._clock() < self._beat_at + self.settings.heartbeat:
             return True
         had = self.role.held
@@ -222,8 +225,9 @@ class Dispatcher:
             if had:
                 logger.warning("node %s: %s took over as dispatcher; standing by", self.node, self.role.other)
             return False
-        nodes.beat(self.relay, self.node, ttl=self.settings.heartbeat * 3 + 1)
         self._beat_at = self._clock()
+        if self._synced:
+            nodes.beat(self.relay, self.node, ttl=self.settings.heartbeat * 3 + 1)
         return True
 
     def _standby(self) -> None:
