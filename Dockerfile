@@ -11,6 +11,7 @@ COPY apps /src/apps
 COPY relay /src/relay
 COPY node /src/node
 COPY cli /src/cli
+COPY examples /src/examples
 RUN /opt/fedq/bin/pip install "/src[${EXTRAS}]" ${PACKAGES}
 
 FROM python:3.12-slim

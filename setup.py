@@ -6,6 +6,7 @@ TOP = ("apps", "relay", "node", "cli")
 
 setup(
     packages=[
-        name for top in TOP for name in (f"fedq.{top}", *(f"fedq.{top}.{sub}" for sub in find_packages(where=top)))
+        *(name for top in TOP for name in (f"fedq.{top}", *(f"fedq.{top}.{sub}" for sub in find_packages(where=top)))),
+        "fedq.examples",
     ]
 )

@@ -21,7 +21,7 @@ NOT_SHIPPED = {"__pycache__", ".mypy_cache", ".ruff_cache"}
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The project's wheel, built from a copy of what a clone holds."""
     source = tmp_path_factory.mktemp("source")
-    for name in ("pyproject.toml", "setup.py", "README.md", "LICENSE", *TOP):
+    for name in ("pyproject.toml", "setup.py", "README.md", "LICENSE", "examples", *TOP):
         subprocess.run(["cp", "-R", str(ROOT / name), str(source / name)], check=True)
     target = tmp_path_factory.mktemp("wheel")
     # The tests' environment has setuptools; an isolated build would fetch it again.
@@ -49,16 +49,16 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def source_files() -> set[str]:
-    """Each file of the top folders as it should be named in the wheel."""
+    """Each file of the top folders, and of the app that ``fedq demo`` trains, as it should be named in the wheel."""
     return {
         f"fedq/{path.relative_to(ROOT)}"
-        for top in TOP
+        for top in (*TOP, "examples/digits")
         for path in (ROOT / top).rglob("*")
         if path.is_file() and not NOT_SHIPPED & set(path.parts) and path.suffix not in {".pyc", ".part"}
     }
 
 
-def test_the_wheel_holds_exactly_the_files_of_the_top_folders(wheel: Path) -> None:
+def test_the_wheel_holds_exactly_the_files_of_the_top_folders_and_the_demo(wheel: Path) -> None:
     with zipfile.ZipFile(wheel) as archive:
         held = {name for name in archive.namelist() if ".dist-info/" not in name}
     assert held == source_files()
