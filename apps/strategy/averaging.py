@@ -30,8 +30,9 @@ class ArrayAverage:
     records are added. Memory is one accumulator per array, however many records are added.
 
     The dtypes of the result are those of ``array * 0.5`` in NumPy: floating and complex types stay (in native byte
-    order), integers and bools become float64. Integers beyond 2**53 are summed exactly as well. ``longdouble`` is
-    averaged with the precision of float64. Where the replies' dtypes differ, the widest decides.
+    order, those of `ml_dtypes` too), integers and bools become float64. Integers beyond 2**53 are summed exactly as
+    well. ``longdouble`` is averaged with the precision of float64. Where the replies' dtypes differ, the widest
+    decides.
 
     Args:
         reference: the record that was sent out. It fixes names and shapes, and its magnitudes place the accumulators.
@@ -135,7 +136,7 @@ class _ArraySum:
 
     def add(self, flat: NDArray[Any], weight: float, largest: float) -> None:
         averaged = _averaged(flat.dtype, self.is_complex)
-        self.dtype = averaged if self.dtype is None else np.promote_types(self.dtype, averaged)
+        self.dtype = _wider(self.dtype, averaged)
         self._sum.add_blocks(((start, block * weight) for start, block in _blocks(flat)), largest)
 
     def average(self, total: float) -> NDArray[Any]:
@@ -168,8 +169,20 @@ def _blocks(flat: NDArray[Any]) -> Iterator[tuple[int, NDArray[np.float64]]]:
 
 def _averaged(dtype: np.dtype[Any], is_complex: bool) -> np.dtype[Any]:
     """The dtype of an average, found by asking NumPy for ``array * 0.5``. `dtype` is that of the real terms."""
+    if dtype.isbuiltin == 2:  # of ml_dtypes; NumPy would widen bfloat16 to float32
+        holds_halves = float(np.full(1, 0.5).astype(dtype).astype(np.float64)[0]) == 0.5
+        return dtype if holds_halves else np.dtype(np.float64)
     averaged = (np.zeros(1, dtype=dtype) * 0.5).dtype
     return np.result_type(averaged, np.complex64) if is_complex else averaged
+
+
+def _wider(one: np.dtype[Any] | None, other: np.dtype[Any]) -> np.dtype[Any]:
+    if one is None or one == other:
+        return other
+    try:
+        return np.promote_types(one, other)
+    except TypeError:  # of ml_dtypes, without a common one
+        return np.dtype(np.float64)
 
 
 def _kind(is_complex: bool) -> str:

@@ -117,7 +117,6 @@ def test_a_lifespan_yields_exactly_once() -> None:
 def test_an_action_is_an_identifier_and_registered_once() -> None:
     app = ClientApp()
     with pytest.raises(ValueError, match="identifier"):
-        app.train("warm up")
         app.train("warm up")(replying("x", []))
     app.train("warmup")(replying("x", []))
     with pytest.raises(ValueError, match="already"):

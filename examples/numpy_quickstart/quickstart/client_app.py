@@ -1,5 +1,5 @@
 """The node's side."""
-# ruff: noqa: I001 - line by line the same as in the port, whatever the packages are called
+# isort: skip_file
 
 from fedq.apps import ArrayRecord, Context, Message, MetricRecord, RecordDict
 from fedq.apps import ClientApp

@@ -1,5 +1,5 @@
 """The server's side."""
-# ruff: noqa: I001 - line by line the same as in the port, whatever the packages are called
+# isort: skip_file
 
 import numpy as np
 from fedq.apps import ArrayRecord, ConfigRecord, Context

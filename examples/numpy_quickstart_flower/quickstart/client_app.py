@@ -1,5 +1,5 @@
 """The node's side."""
-# ruff: noqa: I001 - line by line the same as in the port, whatever the packages are called
+# isort: skip_file
 
 from flwr.app import ArrayRecord, Context, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
