@@ -1,0 +1,54 @@
+"""What a ClientApp logs, prints and raises stands in the run's log of that node, unless the operator says no."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from fedq.relay import runs
+from tests.node.conftest import Federation, HandRun
+from tests.support.waiting import wait_until
+
+
+def lines(run: HandRun, node: str = "clinic-a") -> list[dict[str, Any]]:
+    return [event.data for event in runs.read_log(run.relay, node, run.run)]
+
+
+@pytest.mark.parametrize("isolation", ["fork", "run", "inline"])
+def test_prints_and_log_records_arrive(federation: Federation, isolation: str) -> None:
+    federation.site(isolation=isolation)
+    run = federation.run()
+
+    message = run.push("clinic-a", "train.talk", run.config())
+
+    run.content(message)
+    wait_until(lambda: len(lines(run)) == 3, "three lines are there")
+    assert [(line["level"], line["origin"], line["text"]) for line in lines(run)] == [
+        ("INFO", "stdout", "training begins"),
+        ("INFO", "digits", "loss 0.25"),
+        ("INFO", "stderr", "careful"),
+    ]
+    assert {(line["node"], line["message"], line["type"]) for line in lines(run)} == {
+        ("clinic-a", message, "train.talk")
+    }
+
+
+def test_a_traceback_arrives_as_error_lines(federation: Federation) -> None:
+    federation.site()
+    run = federation.run()
+
+    run.error(run.push("clinic-a", "train.fail", run.config()))
+
+    wait_until(lambda: any("in fail" in line["text"] for line in lines(run)), "the traceback is there")
+    assert {line["level"] for line in lines(run)} == {"ERROR"}
+
+
+def test_an_operator_can_keep_logs_on_the_node(federation: Federation) -> None:
+    site = federation.site(ship_logs=False)
+    run = federation.run()
+
+    run.content(run.push("clinic-a", "train.talk", run.config()))
+
+    wait_until(lambda: "training begins" in site.service.output(), "the line is in the service's own output")
+    assert lines(run) == []
