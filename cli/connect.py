@@ -18,3 +18,15 @@ def relay(redis_url: str | None) -> Iterator[Relay]:
     with Relay.connect(redis_url, client_name="fedq-cli", retries=1) as handle, handle.errors():
         handle.redis.ping()
         yield handle
+
+
+def require_keeping(handle: Relay) -> None:
+    """Raises RelayMisconfigured when the server would throw messages away rather than say that it is full."""
+    from fedq.relay.errors import RelayMisconfigured
+
+    server = handle.check()
+    if server.policy != "noeviction":
+        raise RelayMisconfigured(
+            f"the server evicts keys when its memory is short (maxmemory-policy {server.policy}), which loses messages: "
+            "CONFIG SET maxmemory-policy noeviction; fedq doctor tells more"
+        )

@@ -42,10 +42,10 @@ class Service:
 
 @dataclass(slots=True)
 class LocalFederation:
-    """A private server, one SuperLink and ``nodes`` SuperNodes, named ``node-1`` and so on.
+    """A private server, one SuperLink and ``nodes`` SuperNodes, named and numbered as in ``fedq.apps.testing``.
 
     Args:
-        nodes: how many SuperNodes; number ``i`` has ``partition-id=i`` (from 0) and ``num-partitions`` in its config.
+        nodes: how many SuperNodes; ``node-3`` has ``partition-id=3`` and ``num-partitions`` in its config.
         directory: keeps the server's data and the services' logs; None: a temporary one that goes with the federation.
         isolation: how the nodes isolate ClientApps: ``fork``, ``run`` or ``inline``.
         slots: ClientApps at a time and node.
@@ -76,8 +76,8 @@ class LocalFederation:
     @property
     def node_names(self) -> list[str]:
         """The nodes' names; they sort by number."""
-        width = len(str(self.nodes))
-        return [f"node-{number:0{width}}" for number in range(1, self.nodes + 1)]
+        width = len(str(self.nodes - 1))
+        return [f"node-{number:0{width}d}" for number in range(self.nodes)]
 
     def __enter__(self) -> Self:
         try:

@@ -47,7 +47,7 @@ def draw(rounds: Sequence[Round], path: Path, *, title: str, alone: float | None
             f"{values[-1]:.3f}",
             (numbers[-1], values[-1]),
             textcoords="offset points",
-            xytext=(0, 6),
+            xytext=(0, -14 if name == "accuracy" else 6),
             ha="right",
             fontsize=8,
             color=ACCENT,

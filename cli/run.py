@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from fedq.cli.connect import relay
+from fedq.cli.connect import relay, require_keeping
 from fedq.cli.live import Silent, View, view_for
 from fedq.cli.options import Duration, debug_option, json_option, redis_option
 from fedq.cli.output import print_json
@@ -67,8 +67,8 @@ def run(
     from fedq.relay import SuperLink
 
     # A server that is not there is told before the app is packed.
-    with relay(redis_url):
-        pass
+    with relay(redis_url) as handle:
+        require_keeping(handle)
     with SuperLink.connect(redis_url) as link:
         chosen = {key: value for key, value in limits.items() if value is not None}
         submitted = link.submit(app, client_app, config=overrides, nodes=selector, name=name, **chosen)

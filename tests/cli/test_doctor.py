@@ -206,22 +206,8 @@ def test_a_user_without_rights_learns_what_could_not_be_examined(
     call: Call, own_server: RealServer, tmp_path: Path
 ) -> None:
     with own_server.client() as client:
-        client.execute_command(
-            *[
-                "ACL",
-                "SETUSER",
-                "poor",
-                "on",
-                ">word",
-                "~fedq:*",
-                "+ping",
-                "+info",
-                "+time",
-                "+hello",
-                "+client",
-                "+smembers",
-            ]
-        )
+        rights = ["~fedq:*", "+ping", "+info", "+time", "+hello", "+client", "+smembers"]
+        client.execute_command("ACL", "SETUSER", "poor", "on", ">word", *rights)
     url = own_server.url.replace("unix://", "unix://poor:word@")
     said = call("doctor", "--json", url=url)
     assert "could not be" in "".join(item["text"] for item in said.json["findings"])
