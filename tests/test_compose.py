@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import configparser
 import json
+import os
 import re
 import shlex
 import shutil
 import subprocess
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from functools import partial
@@ -111,6 +112,23 @@ def interpolated(text: str, values: dict[str, str]) -> str:
     return re.sub(r"\$\{(\w+):-([^}]*)\}", lambda match: values.get(match[1]) or match[2], text)
 
 
+def healthcheck(folder: Path, port: str, environment: dict[str, str]) -> Callable[[], bool]:
+    """The file's healthcheck, with the client that belongs to the server of this machine in the place of valkey-cli."""
+    server = find_server()
+    client = next(path for name in ("valkey-cli", "redis-cli") if (path := server.path.with_name(name)).exists())
+    (folder / "bin").mkdir()
+    (folder / "bin" / "valkey-cli").symlink_to(client)
+    form, line = SERVICES["valkey"]["healthcheck"]["test"]
+    assert form == "CMD-SHELL"
+    path = f"{folder / 'bin'}:{os.environ['PATH']}"
+
+    def healthy() -> bool:
+        words = ["sh", "-c", line.replace("6379", port)]
+        return subprocess.run(words, env=environment | {"PATH": path}, capture_output=True, check=False).returncode == 0
+
+    return healthy
+
+
 @pytest.fixture
 def federation(tmp_path: Path) -> Iterator[Federation]:
     """Every service of the file, started in order with its own command; ports and paths are this test's."""
@@ -136,8 +154,8 @@ def federation(tmp_path: Path) -> Iterator[Federation]:
         stack.callback(valkey.kill)
         valkey.start()
         found = Federation(environment_of("superlink")["FEDQ_REDIS_URL"], f"http://127.0.0.1:{web}", {"valkey": valkey})
-        with redis_py.Redis.from_url(found.url) as client:
-            wait_until(client.ping, "the server answers", ignore=(redis_py.exceptions.RedisError,))
+        check = healthcheck(tmp_path, port, environment_of("valkey") | {"REDISCLI_AUTH": values["FEDQ_REDIS_PASSWORD"]})
+        wait_until(check, "the server is healthy, as compose sees it")
         for name in OURS:
             # A home of its own for each, as its volume is.
             home = tmp_path / name
