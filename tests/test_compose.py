@@ -120,11 +120,13 @@ def healthcheck(folder: Path, port: str, environment: dict[str, str]) -> Callabl
     (folder / "bin" / "valkey-cli").symlink_to(client)
     form, line = SERVICES["valkey"]["healthcheck"]["test"]
     assert form == "CMD-SHELL"
-    path = f"{folder / 'bin'}:{os.environ['PATH']}"
+    places = f"{folder / 'bin'}:{os.environ['PATH']}"
 
     def healthy() -> bool:
         words = ["sh", "-c", line.replace("6379", port)]
-        return subprocess.run(words, env=environment | {"PATH": path}, capture_output=True, check=False).returncode == 0
+        return (
+            subprocess.run(words, env=environment | {"PATH": places}, capture_output=True, check=False).returncode == 0
+        )
 
     return healthy
 

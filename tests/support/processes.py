@@ -23,39 +23,65 @@ def gone(pid: int) -> bool:
         return True
 
 
-def descendants(pid: int | None = None) -> list[psutil.Process]:
+def parents() -> dict[int, int]:
+    """Each living process of this machine and its parent."""
+    found: dict[int, int] = {}
+    if not os.path.isdir("/proc/self"):
+        for process in psutil.process_iter(["ppid", "status"]):
+            if process.info["status"] != psutil.STATUS_ZOMBIE:
+                found[process.pid] = process.info["ppid"]
+        return found
+    for name in os.listdir("/proc"):
+        if name.isdigit():
+            # "4711 (name) S 1 …": reading one small file for each is what keeps a check after every test cheap.
+            with contextlib.suppress(OSError), open(f"/proc/{name}/stat", "rb") as file:
+                state, parent = file.read().rpartition(b")")[2].split(None, 2)[:2]
+                if state != b"Z":
+                    found[int(name)] = int(parent)
+    return found
+
+
+def descendants(pid: int | None = None, tree: dict[int, int] | None = None) -> list[psutil.Process]:
     """The living children of ``pid`` (default: this process), theirs, and so on."""
-    try:
-        found = psutil.Process(pid).children(recursive=True)
-    except psutil.NoSuchProcess:
-        return []
-    return [process for process in found if not gone(process.pid)]
+    tree = parents() if tree is None else tree
+    family = {os.getpid() if pid is None else pid}
+    while more := {child for child, parent in tree.items() if parent in family} - family:
+        family |= more
+    return _processes(family - {os.getpid() if pid is None else pid})
 
 
-def orphans(mark: str) -> list[psutil.Process]:
+def orphans(mark: str, tree: dict[int, int] | None = None) -> list[psutil.Process]:
     """Living processes of the session ``mark`` that have lost their parent."""
-    me = psutil.Process()
-    own_command, own_start, adopter = _command(me.pid), me.create_time(), me.ppid()
+    tree = parents() if tree is None else tree
+    me = os.getpid()
+    adopters = {parent for parent in set(tree.values()) if parent == 1 or _adopts(parent)} - {me}
+    lone = _processes({pid for pid, parent in tree.items() if parent in adopters} - {me})
+    if not lone:
+        return []
+    own = psutil.Process()
+    own_command, own_start, starter = own.cmdline(), own.create_time(), own.ppid()
     found = []
-    for pid in psutil.pids():
-        with contextlib.suppress(OSError, psutil.Error, ValueError):
-            # "4711 (name) S 1 …": reading one small file for each is what keeps this quick.
-            with open(f"/proc/{pid}/stat", "rb") as file:
-                state, parent = file.read().rpartition(b")")[2].split()[:2]
-            if state == b"Z" or pid == me.pid or (int(parent) != 1 and not _adopts(int(parent))):
-                continue
-            process = psutil.Process(pid)
-            marked = f"{MARK}={mark}".encode() in _environment(pid)
-            forked = pid != adopter and _command(pid) == own_command and process.create_time() > own_start
-            if marked or forked:
+    for process in lone:
+        with contextlib.suppress(psutil.Error, OSError):
+            marked = process.environ().get(MARK) == mark
+            forked = process.cmdline() == own_command and process.create_time() > own_start
+            if marked or (forked and process.pid != starter):
                 found.append(process)
     return found
 
 
 def stray_processes(mark: str, known: Iterable[int] = ()) -> list[psutil.Process]:
     """Descendants and orphans of this session that are not in ``known``."""
-    expected = set(known)
-    return [process for process in [*descendants(), *orphans(mark)] if process.pid not in expected]
+    tree, expected = parents(), set(known)
+    return [process for process in [*descendants(tree=tree), *orphans(mark, tree)] if process.pid not in expected]
+
+
+def _processes(pids: Iterable[int]) -> list[psutil.Process]:
+    found = []
+    for pid in sorted(pids):
+        with contextlib.suppress(psutil.Error):
+            found.append(psutil.Process(pid))
+    return found
 
 
 def described(process: psutil.Process) -> str:
@@ -78,19 +104,6 @@ def _adopts(pid: int) -> bool:
     with contextlib.suppress(OSError), open(f"/proc/{pid}/comm") as file:
         return file.read().strip() in {"systemd", "init", "tini", "dumb-init"}
     return False
-
-
-def _command(pid: int) -> bytes:
-    with open(f"/proc/{pid}/cmdline", "rb") as file:
-        return file.read()
-
-
-def _environment(pid: int) -> bytes:
-    try:
-        with open(f"/proc/{pid}/environ", "rb") as file:
-            return file.read()
-    except OSError:
-        return b""
 
 
 def set_mark(mark: str) -> None:
