@@ -16,6 +16,8 @@ import traceback
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
+from rq.utils import now
+
 from fedq.relay.jobs.execution import leave
 from fedq.relay.jobs.frames import Channel, Wakeup, pair
 from fedq.relay.jobs.isolation import Executor, ForkExecutor
@@ -137,6 +139,7 @@ class _Side:
         self.wakeup = Wakeup()
         # This process is a copy of the worker, and uses its methods to answer and to record.
         worker.wakeup, worker.executor, worker.stop_at = self.wakeup, ForkExecutor(worker), None
+        worker.birth_date = worker.last_heartbeat = now()  # forked before the worker has registered
         self.stop_at: float | None = None
         self.job: FedqJob | None = None
         self.current: dict[str, Any] | None = None
@@ -165,7 +168,14 @@ class _Side:
             if dead:
                 self._worker_died()
                 return
+            if self.channel.closed and self.watched is None:
+                return
             if self.channel.closed:
+                # A dying process closes its files before it is seen as dead. If it goes on living, then the app has
+                # closed the channel, and nobody watches over it any more.
+                if parent is None or not poll([parent], 1.0):
+                    self._kill_worker()
+                self._worker_died()
                 return
             if self.watched is not None and (kill := self.watched.verdict(self.stop_at)) is not None:
                 self._kill(self.watched.killed(kill))
@@ -230,13 +240,15 @@ class _Side:
         self.watched.end(5.0)
         worker.stop_at = time.monotonic() + patience
         text = worker.answer(self.assignment, ended)
-        with contextlib.suppress(Exception):
+        try:
             job = self._fetch()
             if job is not None:
                 identity = self.current["execution"]
                 execution = worker.records.execution(job, identity) if identity is not None else None
                 worker.record(job, execution, ended, text)
             worker.records.dead()
+        except Exception as error:
+            log.warning("the end of a job could not be recorded: %s: %s", type(error).__name__, error)
 
 
 def _open_pidfd(pid: int) -> int | None:

@@ -83,6 +83,9 @@ class Executor(abc.ABC):
             if ended:
                 return Ended(cause=_cause(child))
             if channel.closed:
+                # A dying process closes its files before it can be waited for.
+                if child.wait(1.0):
+                    return Ended(cause=_cause(child))
                 child.kill()
                 child.wait(10.0)
                 detail = "the app closed the connection to its worker, which has killed it"

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import signal
 import subprocess
 import sys
 import uuid
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -16,6 +18,7 @@ import redis as redis_py
 from fedq.relay.jobs import FedqJob, enqueue, fetch
 from tests.support import RealServer, wait_until
 
+ROOT = Path(__file__).parents[3]
 Start = Callable[..., "Federation"]
 
 
@@ -26,7 +29,9 @@ class Federation:
         self.server = server
         self.settings = {"url": server.url, "isolation": "fork", **settings}
         self.client = server.client()
-        self.process = subprocess.Popen([sys.executable, "-m", "tests.relay.jobs.toy", json.dumps(self.settings)])
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "tests.relay.jobs.toy", json.dumps(self.settings)], cwd=ROOT
+        )
 
     def put(self, do: str, name: str | None = None, **args: Any) -> str:
         """Enqueue what the toy is to do; the job's id."""
@@ -70,8 +75,11 @@ class Federation:
         return self.process.wait(20)
 
     def close(self) -> None:
+        """Stop it, and remove what RQ keeps of it."""
         if self.process.poll() is None:
             self.stop()
+        with contextlib.suppress(redis_py.ConnectionError):
+            self.client.delete(*self.client.keys("rq:*") or ["none"])
         self.client.close()
 
 
@@ -88,6 +96,3 @@ def start(server: RealServer) -> Iterator[Start]:
     yield begin
     for federation in started:
         federation.close()
-    for federation in started:
-        if federation.server is server:
-            federation.client.delete(*federation.client.keys("rq:*") or ["none"])

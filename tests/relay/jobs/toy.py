@@ -77,12 +77,12 @@ class Toy:
             case "deaf":  # ignores SIGTERM, and so does its child, and a grandchild in a session of its own
                 signal.signal(signal.SIGTERM, signal.SIG_IGN)
                 for options in ({}, {"start_new_session": True}):
-                    child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(3600)"], **options)  # noqa: S603
+                    child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(3600)"], **options)
                     client.rpush("toy:children", child.pid)
                 time.sleep(3600)
             case "children":
                 for options in ({}, {"start_new_session": True}):
-                    child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(3600)"], **options)  # noqa: S603
+                    child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(3600)"], **options)
                     client.rpush("toy:children", child.pid)
                     child.returncode = 0  # forget it
             case "crash":
@@ -99,7 +99,7 @@ class Toy:
                 time.sleep(3600)
             case "signals":
                 client.set(
-                    "toy:signals", json.dumps([str(signal.getsignal(n)) for n in (signal.SIGTERM, signal.SIGINT)])
+                    "toy:signals", json.dumps([repr(signal.getsignal(n)) for n in (signal.SIGTERM, signal.SIGINT)])
                 )
             case "error":
                 return Outcome("error 2", {"attempt": 1}, failure="Traceback of the app")
