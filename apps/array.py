@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import importlib
+import sys
 from collections.abc import Callable
 from io import BytesIO
-from typing import TYPE_CHECKING, Any, overload
+from typing import TYPE_CHECKING, Any, Literal, overload
 
 import numpy as np
 
-from fedq.apps.dtypes import canonical, check_dtype
-from fedq.apps.errors import UnsupportedDtype
+from fedq.apps.dtypes import canonical, check_dtype, dtype_from_wire, dtype_to_wire, is_ml
+from fedq.apps.errors import UnsupportedDtype, WireError
 from fedq.apps.typing import Dtype, NDArray
 
 if TYPE_CHECKING:
@@ -20,6 +21,8 @@ __all__ = ["NUMPY", "Array", "import_torch"]
 
 NUMPY = "numpy.ndarray"
 """The `stype` of arrays that NumPy can read."""
+
+_NPY_HEADERS = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
 
 
 def import_torch(purpose: str) -> Any:
@@ -54,7 +57,7 @@ class Array:
     Two Arrays are equal if dtype, shape, memory order and all bits are. Not hashable.
     """
 
-    __slots__ = ("_data", "_digest", "_dtype", "_load", "_shape", "_stype", "_view")
+    __slots__ = ("_data", "_digest", "_dtype", "_load", "_nbytes", "_shape", "_stype", "_view")
 
     _dtype: str
     _shape: tuple[int, ...]
@@ -63,6 +66,7 @@ class Array:
     _view: NDArray | None
     _data: bytes | memoryview | None
     _load: Callable[[], NDArray | memoryview] | None
+    _nbytes: int
     # sha256 of the content as the wire has it, where known.
     _digest: str | None
 
@@ -101,6 +105,7 @@ class Array:
             if values is not None:
                 self._dtype, self._shape, self._stype, self._data = values
                 self._view = self._load = self._digest = None
+                self._nbytes = len(self._data)
                 return
         raise TypeError(
             "an Array is made of a NumPy ndarray, of a PyTorch tensor, or of "
@@ -163,6 +168,7 @@ class Array:
         self._dtype = str(view.dtype)
         self._shape = view.shape
         self._stype = NUMPY
+        self._nbytes = view.nbytes
         self._data = self._load = self._digest = None
 
     @classmethod
@@ -181,12 +187,13 @@ class Array:
         stype: str,
         data: bytes | memoryview | None,
         load: Callable[[], NDArray | memoryview] | None,
+        nbytes: int,
         digest: str | None,
     ) -> Array:
         """Used by the wire format: an Array whose content is not a NumPy array, or not at hand yet."""
         new = cls.__new__(cls)
         new._dtype, new._shape, new._stype = dtype, shape, stype
-        new._view, new._data, new._load, new._digest = None, data, load, digest
+        new._view, new._data, new._load, new._nbytes, new._digest = None, data, load, nbytes, digest
         return new
 
     def _fetch(self) -> None:
@@ -219,27 +226,26 @@ class Array:
         self._fetch()
         if self._data is not None:
             return bytes(self._data)
+        view = self._raw()
+        if is_ml(view.dtype):
+            # The format knows these by their size only; `dtype` says what they are.
+            view = view.view(f"V{view.dtype.itemsize}")
         buffer = BytesIO()
-        np.lib.format.write_array(buffer, self._raw(), allow_pickle=False)
+        np.lib.format.write_array(buffer, view, allow_pickle=False)
         return buffer.getvalue()
 
     @property
     def nbytes(self) -> int:
-        """Size of the content in bytes, without a header where it is a NumPy array."""
-        if self._view is not None:
-            return int(self._view.nbytes)
-        if self._data is not None:
-            return len(self._data)
-        self._fetch()
-        return self.nbytes
+        """Size of the content in bytes; of the numbers alone where it was made of an array, of `data` where of that."""
+        return self._nbytes
 
     def numpy(self, *, copy: bool = True) -> NDArray:
         """The array as a NumPy array: a writable one of its own, or with `copy=False` a read-only view without copying.
 
         Raises TypeError if `stype` is another, ValueError if `data` was given and is not in the .npy format.
         """
-        view = self._raw()
-        return view.copy(order="A") if copy else view
+        # A view of the read-only array, since whoever got that itself could make it writable again.
+        return self._raw().copy(order="A") if copy else self._raw().view()
 
     def _raw(self) -> NDArray:
         """The content as a read-only array that must not be changed."""
@@ -284,7 +290,9 @@ class Array:
         self._fetch()
         if self._data is not None:
             return Array, (self._dtype, self._shape, self._stype, bytes(self._data))
-        return _rebuild, (self._raw(),)
+        # Not the array itself: NumPy's pickles lose the dtypes of ml_dtypes, and the byte order of 0-d arrays.
+        view = self._raw()
+        return _rebuild, (dtype_to_wire(view.dtype), view.shape, is_fortran(view), view.tobytes("A"))
 
     def __copy__(self) -> Array:
         return self
@@ -293,8 +301,9 @@ class Array:
         return self
 
 
-def _rebuild(ndarray: NDArray) -> Array:
-    return Array.from_numpy_ndarray(ndarray, copy=False)
+def _rebuild(dtype: str, shape: tuple[int, ...], fortran: bool, content: bytes) -> Array:
+    order: Literal["C", "F"] = "F" if fortran else "C"
+    return Array._of_view(np.ndarray(shape, dtype_from_wire(dtype), buffer=content, order=order))
 
 
 def is_fortran(array: NDArray) -> bool:
@@ -319,21 +328,32 @@ def _is_immutable(array: NDArray) -> bool:
 
 
 def _read_npy(data: bytes, dtype: str) -> NDArray:
+    """The array of an .npy file as a view of its bytes. Raises ValueError.
+
+    Not `numpy.load`: that allocates what the header claims before it looks whether it is there.
+    """
+    file = BytesIO(data)
     try:
-        array = np.lib.format.read_array(BytesIO(data), allow_pickle=False)
-    except ValueError as error:
+        version = np.lib.format.read_magic(file)
+        if version not in _NPY_HEADERS:
+            raise ValueError(f"its version is {version}")
+        shape, fortran, found = _NPY_HEADERS[version](file)
+        if found.kind == "V" and found.names is None:
+            found = _named_dtype(dtype, found)
+        dtype_to_wire(found)
+        if any(n < 0 for n in shape):
+            # NumPy takes a single -1 for "as many as there are".
+            raise ValueError(f"its shape is {shape}")
+        array: NDArray = np.ndarray(shape, found, buffer=data, offset=file.tell(), order="F" if fortran else "C")
+    except UnsupportedDtype:
+        raise
+    except Exception as error:
+        # The header is Python source, and what NumPy's reading of it raises is many things.
         raise ValueError(f"the data of the Array is not in NumPy's .npy format: {error}") from error
-    if array.dtype.kind == "V" and array.dtype.names is None:
-        # The .npy format knows the dtypes of ml_dtypes by their size only.
-        array = array.view(_named_dtype(dtype, array.dtype))
-    check_dtype(array)
     return array
 
 
 def _named_dtype(name: str, found: Dtype) -> Dtype:
-    from fedq.apps.dtypes import dtype_from_wire
-    from fedq.apps.errors import WireError
-
     try:
         dtype = dtype_from_wire(name)
     except WireError as error:
@@ -343,8 +363,6 @@ def _named_dtype(name: str, found: Dtype) -> Dtype:
 
 def is_tensor(value: Any) -> bool:
     # A tensor can only exist if torch is imported, so this never imports it.
-    import sys
-
     torch = sys.modules.get("torch")
     return torch is not None and isinstance(value, torch.Tensor)
 
@@ -367,7 +385,7 @@ def _tensor_to_numpy(tensor: Any) -> NDArray:
 def tensor_from_numpy(array: NDArray) -> Any:
     """A PyTorch tensor that shares the memory of the array."""
     torch = import_torch("ArrayRecord.to_torch_state_dict")
-    if array.dtype.type.__module__.partition(".")[0] == "ml_dtypes":
+    if is_ml(array.dtype):
         name = array.dtype.name
         kind = getattr(torch, name, None)
         if kind is None:

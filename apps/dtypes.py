@@ -4,7 +4,7 @@
     <f16:63 <c32:63 ...            long doubles also say how many bits their mantissa has, since the same 16 bytes mean
                                    different numbers on different processors
     <M8[s] <m8[ns] ...             dates and durations
-    bfloat16 float8_e4m3fn ...     the types of the package ml_dtypes, where it is installed; swapped with `>` before it
+    bfloat16 float8_e4m3fn ...     the types of the package ml_dtypes, where it is installed, little-endian
 
 Everything else is refused: objects would need pickle, and strings and records are no arrays of numbers.
 """
@@ -20,7 +20,7 @@ import numpy as np
 from fedq.apps.errors import UnsupportedDtype, WireError
 from fedq.apps.typing import Dtype, NDArray
 
-__all__ = ["canonical", "check_dtype", "dtype_from_wire", "dtype_to_wire"]
+__all__ = ["canonical", "check_dtype", "dtype_from_wire", "dtype_to_wire", "is_ml"]
 
 _LONG_CHARS = "gG"
 _LONG_MANTISSA = int(np.finfo(np.longdouble).nmant)
@@ -29,7 +29,7 @@ _X87 = _LONG_MANTISSA == 63
 _X87_CONTENT = 10
 
 _TIME = re.compile(r"[<>][mM]8(\[[0-9]{0,9}[a-zA-Zμ]{1,2}\])?")
-_ML_NAME = re.compile(r">?(bfloat16|u?int[1248]|b?complex32|float[4-8]_[a-z0-9]{1,24})")
+_ML_NAME = re.compile(r"(bfloat16|u?int[1248]|b?complex32|float[4-8]_[a-z0-9]{1,24})")
 
 
 def _name_numpy(dtype: Dtype) -> str:
@@ -48,14 +48,15 @@ _BY_NAME: dict[str, Dtype] = _numpy_dtypes()
 _BY_DTYPE: dict[Dtype, str] = {dtype: name for name, dtype in _BY_NAME.items()}
 
 
-def _is_ml(dtype: Dtype) -> bool:
+def is_ml(dtype: Dtype) -> bool:
+    """Whether the dtype is one of the package ml_dtypes."""
     return dtype.type.__module__.partition(".")[0] == "ml_dtypes"
 
 
 def dtype_to_wire(dtype: Dtype) -> str:
     """The name of a dtype on the wire. Raises UnsupportedDtype for one that does not travel."""
     # A dtype with metadata or of ml_dtypes may equal one of NumPy's, so those are looked at first.
-    if not _is_ml(dtype):
+    if not is_ml(dtype):
         name = _BY_DTYPE.get(dtype)
         if name is not None:
             return name
@@ -64,8 +65,9 @@ def dtype_to_wire(dtype: Dtype) -> str:
         if dtype.kind in "mM":
             return dtype.str
     elif _ML_NAME.fullmatch(dtype.name):
-        swapped = dtype.itemsize > 1 and not dtype.isnative
-        return f">{dtype.name}" if swapped == (sys.byteorder == "little") and dtype.itemsize > 1 else dtype.name
+        if dtype.isnative or dtype.itemsize == 1:
+            return dtype.name
+        raise UnsupportedDtype(f"arrays of {dtype.name} travel in the machine's own byte order: convert it first")
     hint = (
         "convert it to numbers first, or put text and bytes into a ConfigRecord"
         if dtype.kind in "OUST"
@@ -104,14 +106,12 @@ def _ml_dtype(name: str) -> Dtype:
         import ml_dtypes
     except ImportError:
         raise WireError(f"an array of dtype {name!r} needs the package ml_dtypes here: pip install ml-dtypes") from None
-    plain = name.removeprefix(">")
-    scalar: Any = getattr(ml_dtypes, plain, None)
+    scalar: Any = getattr(ml_dtypes, name, None)
     if scalar is None:
-        raise WireError(f"the ml_dtypes installed here knows no dtype {plain!r}: install a newer one")
+        raise WireError(f"the ml_dtypes installed here knows no dtype {name!r}: install a newer one")
     dtype: Dtype = np.dtype(scalar)
-    if plain == name:
-        return dtype.newbyteorder("<") if dtype.itemsize > 1 and sys.byteorder == "big" else dtype
-    return dtype.newbyteorder(">")
+    # ml_dtypes computes in the machine's order only, and today's machines are little-endian.
+    return dtype if sys.byteorder == "little" else dtype.newbyteorder("<")
 
 
 def canonical(array: NDArray) -> NDArray:

@@ -225,14 +225,14 @@ class Reader:
             content = make(entry, blocks.take(entry.nbytes))
             if isinstance(content, np.ndarray):
                 return Array._of_view(content)
-            return Array._of_parts(dtype, entry.shape, entry.stype or "", content, None, None)
+            return Array._of_parts(dtype, entry.shape, entry.stype or "", content, None, entry.nbytes, None)
         _check_digest(entry)
 
         def load() -> NDArray | memoryview:
             return make(entry, self._blob(entry))
 
         stype = NUMPY if entry.stype is None else entry.stype
-        array = Array._of_parts(dtype, entry.shape, stype, None, load, entry.digest)
+        array = Array._of_parts(dtype, entry.shape, stype, None, load, entry.nbytes, entry.digest)
         if not self._lazy:
             array._fetch()
         return array
