@@ -27,6 +27,6 @@ def require_keeping(handle: Relay) -> None:
     server = handle.check()
     if server.policy != "noeviction":
         raise RelayMisconfigured(
-            f"the server evicts keys when its memory is short (maxmemory-policy {server.policy}), which loses messages: "
+            f"the server evicts keys when memory is short (maxmemory-policy {server.policy}), which loses messages: "
             "CONFIG SET maxmemory-policy noeviction; fedq doctor tells more"
         )

@@ -9,6 +9,8 @@ import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any
@@ -26,7 +28,7 @@ if TYPE_CHECKING:
     from fedq.cli.federation import LocalFederation
     from fedq.relay import Run
 
-DEFAULT_OUT = Path("fedq-demo")
+DEFAULT_OUT = Path("demo-output")
 
 
 @dataclass(slots=True)
@@ -84,14 +86,17 @@ class Report:
 @click.command()
 @click.argument("app", required=False, type=click.Path(path_type=Path, exists=True, file_okay=False))
 @click.option("--nodes", "-n", type=click.IntRange(1, 64), default=6, show_default=True, help="SuperNodes to start.")
-@click.option("--rounds", type=click.IntRange(min=1), help="Rounds of training. [default: what the app's config says]")
+@click.option("--rounds", type=click.IntRange(min=1), help="Rounds of training. [default: by the app's config]")
 @click.option("--config", "-c", multiple=True, metavar="KEY=VALUE", help="Override the app's config.")
 @click.option(
     "--isolation", type=click.Choice(["fork", "run", "inline"]), default="fork", show_default=True,
     help="How nodes isolate ClientApps.",
 )  # fmt: skip
 @click.option(
-    "--out", "-o", type=click.Path(path_type=Path, file_okay=False), help="Folder of the results. [default: fedq-demo]"
+    "--out",
+    "-o",
+    type=click.Path(path_type=Path, file_okay=False),
+    help="Folder of the results. [default: demo-output]",
 )
 @click.option(
     "--keep", type=click.Path(path_type=Path, file_okay=False), metavar="DIR",
@@ -162,9 +167,11 @@ def train(
     # With --json stdout is for the result, and stderr for a person, if there is one.
     stream = sys.stderr if quiet else sys.stdout
     title = f"{project.resolve().name} on {nodes} nodes"
-    view: View = Silent() if quiet and not stream.isatty() else view_for(
-        title, stream=stream, nodes=lambda: node_lines(federation)
-    )  # fmt: skip
+    view: View
+    if quiet and not stream.isatty():
+        view = Silent()
+    else:
+        view = view_for(title, stream=stream, nodes=lambda: node_lines(federation))
     with view:
         view.say(f"starting a private server, a SuperLink and {nodes} SuperNodes")
         with federation:
@@ -309,20 +316,17 @@ def own_command() -> str:
 
 
 def digits_app() -> Path:
-    """The project directory of the digits app: in a clone its example, else the copy in the installed package."""
-    here = Path(__file__).resolve().parent
-    for place in (here.parent / "examples" / "digits", here / "examples" / "digits"):
-        if (place / "pyproject.toml").is_file():
-            missing = [name for name in ("sklearn", "matplotlib") if not _installed(name)]
-            if missing:
-                raise Problem('the digits app needs scikit-learn and matplotlib: pip install "fedq[embedded,demo]"')
-            return place
+    """The project directory of the digits app, in a clone or in the installed package."""
+    missing = [name for name in ("sklearn", "matplotlib") if not _installed(name)]
+    if missing:
+        raise Problem('the digits app needs scikit-learn and matplotlib: pip install "fedq[embedded,demo]"')
+    for folder in import_module("fedq.examples").__path__:
+        if (Path(folder) / "digits" / "pyproject.toml").is_file():
+            return Path(folder) / "digits"
     raise Problem("the digits app is not in this installation; name an app: fedq demo DIRECTORY")
 
 
 def _installed(name: str) -> bool:
-    from importlib.util import find_spec
-
     return find_spec(name) is not None
 
 

@@ -31,7 +31,10 @@ class NodeLine:
 class View(Protocol):
     """Where the progress of a run is shown."""
 
-    history: History
+    @property
+    def history(self) -> History:
+        """The rounds so far."""
+        ...
 
     def say(self, text: str) -> None:
         """A step that has nothing to do with rounds."""
@@ -48,7 +51,7 @@ class View(Protocol):
 
 def view_for(title: str, *, stream: TextIO, nodes: Callable[[], Sequence[NodeLine]] | None = None) -> View:
     """The picture if ``stream`` is a terminal that can show it, else lines."""
-    if stream.isatty() and click.get_text_stream("stdout").encoding.lower().startswith("utf"):
+    if stream.isatty() and (stream.encoding or "").lower().startswith("utf"):
         return Picture(title, stream, nodes)
     return Lines(stream)
 

@@ -130,7 +130,8 @@ def acl(ctx: click.Context, name: str, password: str | None, apply: bool, redis_
             server = handle.check()
             command = setuser(name, word, node_rule(name, setinfo=_knows_setinfo(server.version)))
             if apply:
-                handle.redis.execute_command(*command)
+                server_does: Any = handle.redis.execute_command
+                server_does(*command)
     except FedqError:
         if apply or server is not None:
             raise

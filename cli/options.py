@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
 from fedq.cli.problem import switch_debugging
 
 F = TypeVar("F", bound=Callable[..., Any])
+
+if TYPE_CHECKING:
+    Seconds = click.ParamType[float]
+    Bytes = click.ParamType[int]
+else:
+    # Only newer versions of click have a type parameter there.
+    Seconds = Bytes = click.ParamType
 
 
 def redis_option(command: F) -> F:
@@ -62,7 +69,7 @@ def duration(text: str) -> float:
     return number
 
 
-class Duration(click.ParamType):
+class Duration(Seconds):
     """An option type: a span of time, in seconds."""
 
     name = "duration"
@@ -76,7 +83,7 @@ class Duration(click.ParamType):
             self.fail(f"{value!r} is no span of time; write 90, 90s, 15m, 2h or 7d", param, ctx)
 
 
-class Size(click.ParamType):
+class Size(Bytes):
     """An option type: a number of bytes, written ``500MB``, ``2GB`` (powers of 1000) or ``64MiB``."""
 
     name = "size"

@@ -8,10 +8,12 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 from fedq.relay.connection import Relay
 from fedq.relay.messages import text
 from fedq.relay.nodes import node_names
+from fedq.relay.runs import alive_runs
 
 _OF_RUN = re.compile(r"run:(\d+)(?::(\w+))?\Z")
 _OF_NODE = re.compile(r"node:([A-Za-z0-9-]+):(\w+)(?::([^:]+))?(?::(\w+))?\Z")
@@ -67,8 +69,9 @@ def _scan(relay: Relay) -> Iterator[str]:
 
 def _walk(relay: Relay) -> Iterator[Orphan]:
     with relay.errors():
-        known = {int(item) for item in relay.redis.zrange(relay.keys.runs(), 0, -1)}
-        alive = {int(item) for item in relay.redis.smembers(relay.keys.alive_runs())}
+        index: Any = relay.redis.zrange(relay.keys.runs(), 0, -1)
+        known = {int(item) for item in index}
+    alive = set(alive_runs(relay))
     nodes = set(node_names(relay))
     base = relay.keys.base
     outs: list[str] = []
