@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 
 from fedq.apps.context import Context
 from fedq.apps.error import Error, ErrorCode
-from fedq.apps.errors import InvalidReply, UnknownAction
+from fedq.apps.errors import AppError, InvalidReply, UnknownAction
 from fedq.apps.lifespan import Lifespan, LifespanFunction, make_lifespan, no_lifespan
 from fedq.apps.message import Message
 from fedq.apps.message_type import MessageType
@@ -158,6 +158,11 @@ def error_of(exc: BaseException) -> Error:
     reason = f"{type(exc).__name__}: {exc}" if str(exc) else type(exc).__name__
     trace = "".join(traceback.format_exception(exc))
     return Error(ErrorCode.CLIENT_APP_RAISED_EXCEPTION, reason, traceback=trace)
+
+
+def unsendable(exc: AppError) -> Error:
+    """The `Error` by which a node reports a reply, or a Context, which the wire format refuses."""
+    return Error(ErrorCode.INVALID_REPLY, f"what the ClientApp replied, or left in its Context, cannot be sent: {exc}")
 
 
 def _shown(full_name: str) -> str:

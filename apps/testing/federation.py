@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import fedq.apps.wire as wire
-from fedq.apps.client_app import answer
+from fedq.apps.client_app import answer, unsendable
 from fedq.apps.context import Context
 from fedq.apps.error import Error
+from fedq.apps.errors import AppError
 from fedq.apps.message import Message
 from fedq.apps.recorddict import RecordDict
 from fedq.apps.testing.clock import Clock
@@ -124,7 +125,10 @@ def ask(
     reply = answer(client_app, message, context)
     if reply.has_error():
         return reply
-    return Message(wire.decode(wire.encode(reply.content).data), reply_to=message)
+    try:
+        return Message(wire.decode(wire.encode(reply.content).data), reply_to=message)
+    except AppError as exc:
+        return Message(unsendable(exc), reply_to=message)
 
 
 def _configs(nodes: int | Sequence[str] | Mapping[str, UserConfig]) -> dict[str, UserConfig]:

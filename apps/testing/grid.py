@@ -9,7 +9,7 @@ from dataclasses import replace
 import fedq.apps.wire as wire
 from fedq.apps.context import Context
 from fedq.apps.error import Error, ErrorCode
-from fedq.apps.errors import AppError, TooFewNodes
+from fedq.apps.errors import AppError
 from fedq.apps.grid import JSON, Grid, OnOffline
 from fedq.apps.message import Message, make_message
 from fedq.apps.recorddict import RecordDict
@@ -33,6 +33,7 @@ class FederationGrid(Grid):
         self._counted = run.checkpoint
         self._pushes = 0
         self._emitted = 0
+        self._without_limit = False
 
     @property
     def run_id(self) -> int:
@@ -87,12 +88,7 @@ class FederationGrid(Grid):
         self._run.published = result
 
     def wait_for_nodes(self, minimum: int, *, timeout: float | None = None) -> list[str]:
-        if timeout is None and minimum > len(self._federation.nodes):
-            raise TooFewNodes(
-                f"the ServerApp waits for {minimum} nodes, the federation of this test has "
-                f"{len(self._federation.nodes)}",
-                run_id=self.run_id,
-            )
+        self._without_limit = timeout is None
         return super().wait_for_nodes(minimum, timeout=timeout)
 
     def _receive(self, message_ids: Sequence[str], timeout: float | None) -> list[Message]:
@@ -103,29 +99,27 @@ class FederationGrid(Grid):
                 raise AppError(f"no reply will come to message {message_id!r}: it {what}", run_id=self.run_id)
         deadline = None if timeout is None else clock.now + timeout
         while True:
+            self._answer_what_is_lost()
             if ready := sorted((mid for mid in message_ids if mid in run.arrived), key=run.arrived.__getitem__):
                 return self.pull_messages(ready[:1])
-            times = [time for time in (self._next_time(), clock.next_action) if time is not None]
-            if not times and deadline is None:
-                waiting = sorted({run.sent[message_id] for message_id in message_ids})
-                raise FederationStuck(
-                    f"the ServerApp waits without a timeout for replies of {', '.join(waiting)}, and nothing is "
-                    "left to happen: release or connect these nodes, or plan it with Federation.at",
-                    run_id=self.run_id,
-                )
-            if deadline is not None and (not times or min(times) > deadline):
+            # Each message has a TTL, hence something always happens.
+            following = min(time for time in (self._next_time(), clock.next_action) if time is not None)
+            if deadline is not None and following > deadline:
                 clock.advance_to(deadline)
-                if self._next_time() is None or self._next_time_after(deadline):
-                    return []
-                continue
-            clock.advance_to(min(times))
-            self._step()
+                return []
+            clock.advance_to(following)
+            self._let_one_answer()
 
     def _wait_for_change(self, timeout: float) -> None:
         planned = self._clock.next_action
-        self._clock.advance_to(
-            min(planned, self._clock.now + timeout) if planned is not None else self._clock.now + timeout
-        )
+        if planned is None and self._without_limit:
+            raise FederationStuck(
+                f"the ServerApp waits without limit for more nodes than the {len(self.get_node_ids())} that are "
+                "connected: give the federation more, connect them, or plan it with Federation.at",
+                run_id=self.run_id,
+            )
+        until = self._clock.now + timeout
+        self._clock.advance_to(until if planned is None else min(planned, until))
 
     def _now(self) -> float:
         return self._clock.now
@@ -136,35 +130,37 @@ class FederationGrid(Grid):
         times += [delivery.expires for node in self._federation.nodes.values() for delivery in node.queue]
         return min(times, default=None)
 
-    def _next_time_after(self, time: float) -> bool:
-        following = self._next_time()
-        return following is not None and following > time
-
     def _heads(self) -> list[tuple[Node, Delivery]]:
         nodes = self._federation.nodes.values()
         return [(node, delivery) for node in nodes if (delivery := node.next_delivery) is not None]
 
-    def _step(self) -> None:
-        """Let happen what is due, one message at most."""
+    def _answer_what_is_lost(self) -> None:
+        """Answer by errors what has expired, and what was to fail with a node that is offline."""
         now = self._clock.now
         for node in self._federation.nodes.values():
             for delivery in list(node.queue):
-                if delivery.expires <= now and not (
-                    delivery is node.next_delivery and delivery.due <= delivery.expires
-                ):
-                    node.queue.remove(delivery)
-                    self._run_of(delivery).answer(delivery.message.metadata.message_id, _expired(delivery))
+                in_time = delivery is node.next_delivery and delivery.due <= delivery.expires
+                if delivery.expires <= now and not in_time:
+                    error = _expired(delivery)
                 elif delivery.on_offline == "fail" and not node.online:
-                    node.queue.remove(delivery)
-                    self._run_of(delivery).answer(delivery.message.metadata.message_id, _unavailable(node.name))
+                    error = _unavailable(node.name)
+                else:
+                    continue
+                node.queue.remove(delivery)
+                self._run_of(delivery).answer(delivery.message.metadata.message_id, error)
+
+    def _let_one_answer(self) -> None:
+        """Let the node whose answer is due work, if there is one."""
+        self._answer_what_is_lost()
+        now = self._clock.now
         due = [(delivery.due, delivery.number, node) for node, delivery in self._heads() if delivery.due <= now]
-        if due:
-            _, _, node = min(due, key=lambda item: item[:2])
-            delivery = node.queue.popleft()
-            run = self._run_of(delivery)
-            if self._federation.on_message is not None:
-                self._federation.on_message(delivery.message)
-            run.handle(node.name, delivery.message)
+        if not due:
+            return
+        _, _, node = min(due, key=lambda item: item[:2])
+        delivery = node.queue.popleft()
+        if self._federation.on_message is not None:
+            self._federation.on_message(delivery.message)
+        self._run_of(delivery).handle(node.name, delivery.message)
 
     def _run_of(self, delivery: Delivery) -> FederationRun:
         return self._federation.runs[delivery.message.metadata.run_id]

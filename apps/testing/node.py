@@ -7,9 +7,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import fedq.apps.wire as wire
-from fedq.apps.client_app import answer
+from fedq.apps.client_app import answer, unsendable
 from fedq.apps.context import Context
 from fedq.apps.error import Error
+from fedq.apps.errors import AppError
 from fedq.apps.message import Message
 from fedq.apps.recorddict import RecordDict
 from fedq.apps.user_config import UserConfig
@@ -76,16 +77,23 @@ class Node:
             run_id=run_id, node_id=self.name, node_config=dict(self.config), state=state, run_config=dict(run_config)
         )
 
-    def handle(self, app: Callable[[Message, Context], Message], message: Message, run_config: UserConfig) -> Message:
-        """Call the app and keep the Context, or let it be when the answer is an error."""
+    def handle(
+        self, app: Callable[[Message, Context], Message], message: Message, run_config: UserConfig
+    ) -> bytes | Error:
+        """Call the app; its answer as it travels. An answer that is an error leaves the Context as it was."""
         context = self.context(message.metadata.run_id, run_config)
         failure = self._failures.popleft() if self._failures else self._always
         if isinstance(failure, Error):
-            return Message(failure, reply_to=message)
+            return failure
         reply = answer(app if failure is None else _raiser(failure), message, context)
-        if not reply.has_error():
-            self._contexts[message.metadata.run_id] = wire.encode(context.state).data
-        return reply
+        if reply.has_error():
+            return reply.error
+        try:
+            body, state = wire.encode(reply.content).data, wire.encode(context.state).data
+        except AppError as exc:
+            return unsendable(exc)
+        self._contexts[message.metadata.run_id] = state
+        return body
 
 
 def _raiser(failure: BaseException) -> Callable[[Message, Context], Message]:

@@ -24,7 +24,7 @@ ClientCallable = Callable[[Message, Context], Message]
 
 
 class FederationStuck(FedqError):
-    """The ServerApp waits without limit for something that nothing in the federation can bring about."""
+    """The ServerApp waits without limit for nodes that nothing in the federation will connect."""
 
 
 class Interrupted(FedqError):
@@ -73,7 +73,7 @@ class FederationRun:
 
         Raises:
             Interrupted: see above.
-            FederationStuck: it waits for ever.
+            FederationStuck: it waits for nodes without limit, and none will come.
             Exception: whatever the ServerApp raises.
         """
         from fedq.apps.testing.grid import FederationGrid
@@ -140,8 +140,8 @@ class FederationRun:
     def handle(self, node_name: str, message: Message) -> None:
         """Let a node work on a message and keep its answer, encoded as it would travel."""
         self._handled += 1
-        reply = self.federation.nodes[node_name].handle(self.client_app, message, self.config)
-        self.answer(message.metadata.message_id, reply.error if reply.has_error() else wire.encode(reply.content).data)
+        answer = self.federation.nodes[node_name].handle(self.client_app, message, self.config)
+        self.answer(message.metadata.message_id, answer)
 
     def answer(self, message_id: str, answer: bytes | Error) -> None:
         """Keep an answer; the first one stands."""
