@@ -19,12 +19,12 @@ from rq import worker_registration
 from fedq.apps.errors import FedqError
 from fedq.node.host import worker_known_dead
 from fedq.node.inbox import Arrived, Backlog, InboxReader, Lost, Waiting, ensure_group
-from fedq.node.role import Role
+from fedq.node.role import WORKER, Role
 from fedq.node.settings import NodeSettings
 from fedq.relay import claims, nodes
 from fedq.relay.claims import ClaimState
 from fedq.relay.connection import Relay, translate
-from fedq.relay.errors import RelayUnavailable
+from fedq.relay.errors import RelayAuthError, RelayUnavailable
 from fedq.relay.jobs.job import FedqJob, FedqQueue, enqueue
 from fedq.relay.messages import text
 from fedq.relay.runs import OPEN
@@ -175,7 +175,8 @@ class Dispatcher:
         if self._backlog.runs:
             pauses = [f.not_before for run, f in self._facts.items() if run not in self._inflight]
             due = min([due, *(p for p in pauses if p > self._clock())])
-        look, reconcile, wakes = False, False, []
+        look, reconcile = False, False
+        wakes: list[str] = []
         for event in self._gather(max(0.0, due - self._clock())):
             match event:
                 case Arrived(messages, woken):
@@ -228,6 +229,8 @@ class Dispatcher:
         self._beat_at = self._clock()
         if self._synced:
             nodes.beat(self.relay, self.node, ttl=self.settings.heartbeat * 3 + 1)
+            if self._backlog.runs:
+                self._skew = self.relay.now() - time.time()
         return True
 
     def _standby(self) -> None:
@@ -257,7 +260,7 @@ class Dispatcher:
     def _sync(self) -> None:
         """Read everything anew: at start, and after whatever may have made us miss something."""
         ensure_group(self.relay, self.node)
-        nodes.register(self.relay, self.node, self.info)
+        self._register()
         nodes.beat(self.relay, self.node, ttl=self.settings.heartbeat * 3 + 1)
         self._backlog.read_anew()
         self._skew = self.relay.now() - time.time()
@@ -270,6 +273,25 @@ class Dispatcher:
         self._served_since = self._clock()
         self._reconcile()
         self._dispatch()
+
+    def _register(self) -> None:
+        """Say who we are. A node that may not add itself to the register must have been added by an operator.
+
+        An additional worker that stands in for the SuperNode leaves what that said of itself.
+        """
+        if self.role.holder.kind == WORKER:
+            return
+        try:
+            nodes.register(self.relay, self.node, self.info)
+        except RelayAuthError:
+            with self.relay.errors():
+                known = self.relay.redis.sismember(self.relay.keys.nodes(), self.node)
+            if not known:
+                raise RelayAuthError(
+                    f"node {self.node} is not registered and its user may not do that; "
+                    f"an operator has to: fedq nodes add {self.node}",
+                    node_id=self.node,
+                ) from None
 
     def _refresh(self) -> None:
         """Forget what has been answered; find out what waits that we have not heard of."""
@@ -451,9 +473,7 @@ class Dispatcher:
     def _count_slots(self) -> int:
         """Live workers of the node's queue, wherever they run; our own count also while they are being restarted."""
         if self._clock() - self._slots_at >= SLOTS_FRESH:
-            self._slots = max(
-                self.settings.slots if self.role.holder.kind == "supernode" else 1, count_workers(self.jobs, self.node)
-            )
+            self._slots = max(self.settings.slots, count_workers(self.jobs, self.node))
             self._slots_at = self._clock()
         return self._slots
 

@@ -12,7 +12,7 @@ import time
 import traceback
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 from fedq.apps.client_app import error_of
 from fedq.apps.context import Context
@@ -42,6 +42,8 @@ from fedq.relay.messages import Answered, Instruction, Reason
 from fedq.relay.runs import AppInfo
 
 logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 WAITED_FOR = (RelayUnavailable, RelayFull, RelayReadOnly)
 """Troubles of the server that pass."""
@@ -304,7 +306,7 @@ class Execution:
 
         while True:
             try:
-                committed = self._insist(attempt)
+                committed: claims.Committed = self._insist(attempt)
             except RunOver:
                 return "stopped"
             if committed.outcome is Commit.COMMITTED:
@@ -313,13 +315,13 @@ class Execution:
                     self.cache.put({digest: blob for digest, blob in blobs.items() if digest in kept})
                 return "committed"
             if committed.outcome is not Commit.MISSING:
-                return committed.outcome.value.lower()
+                return str(committed.outcome.value).lower()
             # What we uploaded has expired or was lost in a failover; what the request brought was lost with it.
             rounds += 1
             blobs.update({d: memoryview(self._fetched[d]) for d in committed.missing if d in self._fetched})
             self._wait(min(2.0, 0.05 * 2**rounds))
 
-    def _insist(self, action: Callable[[], Any]) -> Any:
+    def _insist(self, action: Callable[[], T]) -> T:
         """``action``, again with growing pauses while the server is away, full or read-only, until the deadline."""
         pause, said = 0.05, ""
         while True:

@@ -34,7 +34,7 @@ def process_name(pid: int | None = None) -> str:
 
 
 def known_dead(host: str, pid: int) -> bool:
-    """Whether the process is certainly gone: it was on this host, and no process has its id now."""
+    """Whether the process has certainly ended: it was on this host, and nothing of that id runs now."""
     if host != host_id() or pid <= 0:
         return False
     try:
@@ -43,6 +43,9 @@ def known_dead(host: str, pid: int) -> bool:
         return True
     except PermissionError:
         return False
+    # A zombie does nothing any more, though nobody may have asked for its status yet.
+    with contextlib.suppress(OSError):
+        return Path(f"/proc/{pid}/stat").read_text(errors="replace").rpartition(")")[2].split()[0] in ("Z", "X")
     return False
 
 

@@ -101,8 +101,9 @@ class InboxReader(threading.Thread):
         self._ended = threading.Event()
 
     def stop(self) -> None:
-        """Read no more. Does not wait for the read under way."""
+        """Read no more: the read under way is cut off."""
         self._ended.set()
+        self._relay.close()
 
     def run(self) -> None:
         inbox = self._relay.keys.inbox(self._node)
@@ -131,7 +132,7 @@ class InboxReader(threading.Thread):
                     GROUP, CONSUMER, {inbox: ">"}, count=READ_BATCH, block=self._relay.block(5000)
                 )
         except RelayError as error:
-            if "NOGROUP" not in str(error):
+            if "NOGROUP" not in str(error) or self._ended.is_set():
                 raise
             ensure_group(self._relay, self._node)
             raise RelayUnavailable("the inbox was gone; it has been made again") from error

@@ -201,7 +201,7 @@ def captured(take: Callable[[str, str, str], None]) -> Iterator[None]:
         LineWriter(lambda line: take(line, "INFO", "stderr"), err),
     )
     handler = _Handler(take, handlers)
-    sys.stdout, sys.stderr = writers  # type: ignore[assignment]
+    sys.stdout, sys.stderr = writers
     root.handlers = [handler]
     if level > logging.INFO or level == logging.NOTSET:
         root.setLevel(logging.INFO)

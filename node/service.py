@@ -9,6 +9,7 @@ Each is a supervisor with children: a dispatcher, and one worker per slot::
 from __future__ import annotations
 
 import contextlib
+import json
 import logging
 import platform
 import signal
@@ -85,11 +86,11 @@ def run_worker(settings: NodeSettings) -> int:
 
     def check_in(relay: Relay) -> Mapping[str, str]:
         _check_server(relay)
-        known = {state.name: state for state in nodes.list_nodes(relay)}
-        if settings.name not in known:
+        with relay.errors():
+            labels: Any = relay.redis.hget(relay.keys.node_info(settings.name), "labels")
+        if labels is None:
             logger.warning("node %s is not registered yet; its SuperNode will do that", settings.name)
-            return {}
-        return known[settings.name].labels
+        return json.loads(labels or "{}")  # type: ignore[no-any-return]
 
     labels = _with_server(settings, check_in)
     if not settings.labels:

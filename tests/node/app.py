@@ -10,6 +10,8 @@ import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from fedq.apps import ArrayRecord, ClientApp, ConfigRecord, Context, Message, MetricRecord, RecordDict
 
 app = ClientApp()
@@ -17,7 +19,7 @@ app = ClientApp()
 
 def note(message: Message, line: str) -> None:
     """Append to a file of the test that something happened."""
-    with open(str(message.content["config"]["notes"]), "a") as file:  # type: ignore[index, call-overload]
+    with open(str(message.content["config"]["notes"]), "a") as file:
         file.write(line + "\n")
 
 
@@ -89,7 +91,7 @@ def hang(message: Message, context: Context) -> Message:
 def die(message: Message, context: Context) -> Message:
     """Kills its own process, as often as the message says."""
     note(message, f"dies {os.getpid()}")
-    notes = Path(str(message.content["config"]["notes"])).read_text().count("dies")  # type: ignore[index, call-overload]
+    notes = Path(str(message.content["config"]["notes"])).read_text().count("dies")
     if notes <= int(message.content["config"]["times"]):  # type: ignore[index, call-overload, arg-type]
         os.kill(os.getpid(), signal.SIGKILL)
     return answer(message, context)
@@ -99,10 +101,13 @@ def die(message: Message, context: Context) -> Message:
 def wait(message: Message, context: Context) -> Message:
     """Goes on when somebody opens the FIFO of its name for writing."""
     note(message, f"waits {os.getpid()}")
-    with open(str(message.content["config"]["gate"])) as gate:  # type: ignore[index, call-overload]
+    with open(str(message.content["config"]["gate"])) as gate:
         gate.read()
     note(message, f"goes on {os.getpid()}")
-    return answer(message, context)
+    reply = answer(message, context)
+    if size := message.content["config"].get("size"):
+        reply.content["arrays"] = ArrayRecord([np.zeros(int(size), dtype=np.uint8)])
+    return reply
 
 
 @app.train("talk")

@@ -208,6 +208,7 @@ class Federation:
         for site in self.sites:
             if site.service.running:
                 site.service.stop()
+        self.sites.clear()
         for run in self.runs:
             run.remove()
         for name in nodes.node_names(self.relay):

@@ -182,15 +182,17 @@ def test_a_server_that_crashes_is_waited_for(crashing: Federation, isolation: st
 
 
 def test_it_waits_for_a_server_that_is_not_there_yet(tmp_path: Path, server_kind: str) -> None:
-    with RealServer(kind=server_kind or None) as server:  # type: ignore[arg-type]
+    with RealServer(tmp_path / "server", kind=server_kind or None) as server:  # type: ignore[arg-type]
         server.stop()
         with Relay.connect(server.url) as relay:
             federation = Federation(server, relay, tmp_path)
-            site = federation.site(wait=False)
-            wait_until(lambda: "waiting for it" in site.service.output(), "it says that it waits")
-            server.start()
-            site.wait_online()
-            federation.close()
+            try:
+                site = federation.site(wait=False)
+                wait_until(lambda: "waiting for it" in site.service.output(), "it says that it waits")
+                server.start()
+                site.wait_online()
+            finally:
+                federation.close()
 
 
 def test_a_wrong_password_ends_it_with_one_clear_line(tmp_path: Path, own_server: RealServer) -> None:
