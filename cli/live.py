@@ -170,7 +170,7 @@ class Picture:
             total = self.history.total or 0
             done = self.history.last.number if self.history.last else 0
         self._progress.update(self._task, total=total or done, completed=done)
-        if ended is None and (line := describe_event(kind, data)):
+        if ended is None and kind != "status" and (line := describe_event(kind, data)):
             self.say(line)
 
     def __enter__(self) -> Self:

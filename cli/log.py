@@ -31,7 +31,7 @@ def log(run_id: int, follow: bool, nodes: tuple[str, ...], redis_url: str | None
     with SuperLink.connect(redis_url) as link:
         run = link.run(run_id)
         info = run.info()
-        for event in run.events(logs=True, follow=follow):
+        for event in run.events(logs=True, wait=follow):
             if nodes and event.data.get("node") not in nodes:
                 continue
             if as_json:

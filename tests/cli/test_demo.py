@@ -1,0 +1,184 @@
+"""``fedq demo`` trains the digits app for real, tells about it, and leaves nothing running."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import psutil
+import pytest
+
+from fedq.apps.testing import Federation
+from tests.cli.conftest import Call
+from tests.cli.deployment import write_project
+from tests.support import descendants, gone, wait_until
+from tests.support.services import SCRIPTS
+
+ROOT = Path(__file__).parents[2]
+
+
+@contextmanager
+def demo(*words: str, folder: Path) -> Iterator[subprocess.Popen[str]]:
+    """A running ``fedq demo``; killed at the end of the block."""
+    with subprocess.Popen(
+        [str(SCRIPTS / "fedq"), "demo", *words],
+        cwd=folder,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
+@pytest.fixture(scope="module")
+def result(tmp_path_factory: pytest.TempPathFactory) -> dict[str, object]:
+    """What ``fedq demo --json`` prints, with the folder it ran in."""
+    folder = tmp_path_factory.mktemp("demo")
+    with demo("--json", folder=folder) as process:
+        out, err = process.communicate(timeout=240)
+    assert process.returncode == 0, err
+    # Nothing for a person, when there is none.
+    assert err == ""
+    return {**json.loads(out), "folder": folder}
+
+
+def test_the_json_is_one_object_with_all_that_happened(result: dict[str, object]) -> None:
+    assert result["status"] == "finished"
+    assert result["run_id"] == 1
+    assert result["nodes"] == 6
+    rounds = result["rounds"]
+    assert isinstance(rounds, list)
+    assert [ended["number"] for ended in rounds] == list(range(1, 21))
+    for ended in rounds:
+        assert 0 < ended["accuracy"] <= 1
+        assert ended["loss"] > 0
+        assert ended["seconds"] > 0
+        assert ended["failures"] == 0
+
+
+def test_the_federated_model_is_good_and_better_than_what_nodes_can_do_alone(result: dict[str, object]) -> None:
+    accuracy, alone = result["accuracy"], result["alone_accuracy_mean"]
+    assert isinstance(accuracy, float)
+    assert isinstance(alone, float)
+    assert accuracy >= 0.93
+    assert accuracy > alone
+
+
+def test_model_history_and_plot_are_where_it_says(result: dict[str, object]) -> None:
+    folder, paths = result["folder"], result["paths"]
+    assert isinstance(folder, Path)
+    assert isinstance(paths, dict)
+    with np.load(folder / paths["model"], allow_pickle=False) as model:
+        assert all(np.isfinite(model[name]).all() for name in model.files)
+        assert model.files
+    history = json.loads((folder / paths["history"]).read_text())
+    assert history["metrics"]["server"]["20"]["accuracy"] == result["accuracy"]
+    assert (folder / paths["plot"]).read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
+
+
+def test_a_federation_in_this_process_computes_the_same_bits(
+    result: dict[str, object], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import tomllib
+
+    project = ROOT / "examples" / "digits"
+    config = tomllib.loads((project / "pyproject.toml").read_text())["tool"]["fedq"]["app"]["config"]
+    monkeypatch.syspath_prepend(str(project))
+    from digits.client_app import app as client_app
+    from digits.server_app import app as server_app
+
+    folder, paths = result["folder"], result["paths"]
+    assert isinstance(folder, Path)
+    assert isinstance(paths, dict)
+    run = Federation(nodes=6).run(server_app, client_app, config={**config, "min-nodes": 6})
+    with np.load(folder / paths["model"]) as model:
+        ours = dict(model)
+    theirs = {name: array.numpy() for name, array in run.result.arrays.items()}
+    assert list(ours) == list(theirs)
+    for name in ours:
+        assert ours[name].dtype == theirs[name].dtype
+        assert ours[name].tobytes() == theirs[name].tobytes()
+
+
+def test_without_a_terminal_it_prints_lines_and_trains_any_project(tmp_path: Path) -> None:
+    project = write_project(tmp_path)
+    words = ("--nodes", "2", "--config", "nodes=2", "--rounds", "2", "--out", "here", "--keep", "kept")
+    with demo(str(project), *words, folder=tmp_path) as process:
+        out, err = process.communicate(timeout=120)
+    assert process.returncode == 0, err
+    lines = out.splitlines()
+    assert "2 of 2 nodes online" in lines
+    assert any(line.startswith("round 1/2") for line in lines)
+    assert any(line.startswith("run 1 finished: 2 rounds on 2 nodes") for line in lines)
+    assert sum("new my-app" in line or "demo my-app" in line for line in lines) == 2
+    with np.load(tmp_path / "here" / "model.npz") as model:
+        assert np.array_equal(model["0"], [2.0, 2.0, 2.0])
+    assert (tmp_path / "kept" / "server" / "data").is_dir()
+    assert (tmp_path / "kept" / "superlink.log").is_file()
+
+
+def test_an_app_that_fails_ends_the_demo_with_the_reason(tmp_path: Path) -> None:
+    project = write_project(
+        tmp_path, server="@app.main()\ndef main(grid, context):\n    raise RuntimeError('no luck')\n"
+    )
+    with demo(str(project), "--nodes", "1", folder=tmp_path) as process:
+        _, err = process.communicate(timeout=120)
+    assert process.returncode == 1
+    assert err.splitlines()[-1].startswith("fedq: run 1 failed: ")
+    assert "no luck" in err.splitlines()[-1]
+
+
+@pytest.mark.parametrize(
+    ("number", "code"),
+    [(signal.SIGINT, 130), (signal.SIGTERM, 130), (signal.SIGKILL, -9)],
+    ids=lambda value: str(value),
+)
+def test_nothing_is_left_after(number: signal.Signals, code: int, tmp_path: Path) -> None:
+    project = write_project(
+        tmp_path, client="import time\n@app.train()\ndef train(message, context):\n    time.sleep(600)\n"
+    )
+    with demo(str(project), "--nodes", "2", "--config", "nodes=2", "--keep", "kept", folder=tmp_path) as process:
+        assert process.stdout is not None
+        seen = ""
+        while "submitted" not in seen:
+            line = process.stdout.readline()
+            assert line, f"it ended after {seen!r}: {process.stderr.read() if process.stderr else ''}"
+            seen += line
+        wait_until(lambda: len(descendants(process.pid)) >= 8, "the services and their workers are there", timeout=30)
+        family = [child.pid for child in descendants(process.pid)]
+        process.send_signal(number)
+        assert process.wait(timeout=30) == code
+        wait_until(
+            lambda: all(gone(pid) for pid in family),
+            lambda: (
+                "these still run: " + "; ".join(" ".join(psutil.Process(p).cmdline()) for p in family if not gone(p))
+            ),
+            timeout=15,
+        )
+
+
+def test_a_demo_without_what_the_digits_need_says_what_to_install(call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
+    from fedq.cli import demo as module
+
+    monkeypatch.setattr(module, "_installed", lambda name: name != "sklearn")
+    call("demo").fails(1, 'pip install "fedq[embedded,demo]"')
+
+
+def test_the_script_is_what_it_says(tmp_path: Path) -> None:
+    script = (ROOT / "scripts" / "demo").read_text()
+    assert "make_env embedded,demo" in script
+    assert os.access(ROOT / "scripts" / "demo", os.X_OK)
+    done = subprocess.run(["bash", "-n", str(ROOT / "scripts" / "demo")], check=False)
+    assert done.returncode == 0
+    assert sys.executable
