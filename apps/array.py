@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal, overload
 
 import numpy as np
 
-from fedq.apps.dtypes import canonical, check_dtype, dtype_from_wire, dtype_to_wire, is_ml
+from fedq.apps.dtypes import canonical, check_dtype, dtype_from_wire, dtype_name, dtype_to_wire, is_ml
 from fedq.apps.errors import UnsupportedDtype, WireError
 from fedq.apps.typing import Dtype, NDArray
 
@@ -165,7 +165,7 @@ class Array:
         if view.flags.writeable:
             view.flags.writeable = False
         self._view = view
-        self._dtype = str(view.dtype)
+        self._dtype = dtype_name(view.dtype)
         self._shape = view.shape
         self._stype = NUMPY
         self._nbytes = view.nbytes

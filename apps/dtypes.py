@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import re
 import sys
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -20,7 +21,7 @@ import numpy as np
 from fedq.apps.errors import UnsupportedDtype, WireError
 from fedq.apps.typing import Dtype, NDArray
 
-__all__ = ["canonical", "check_dtype", "dtype_from_wire", "dtype_to_wire", "is_ml"]
+__all__ = ["canonical", "check_dtype", "dtype_from_wire", "dtype_name", "dtype_to_wire", "is_ml"]
 
 _LONG_CHARS = "gG"
 _LONG_MANTISSA = int(np.finfo(np.longdouble).nmant)
@@ -51,6 +52,12 @@ _BY_DTYPE: dict[Dtype, str] = {dtype: name for name, dtype in _BY_NAME.items()}
 def is_ml(dtype: Dtype) -> bool:
     """Whether the dtype is one of the package ml_dtypes."""
     return dtype.type.__module__.partition(".")[0] == "ml_dtypes"
+
+
+@lru_cache(maxsize=256)
+def dtype_name(dtype: Dtype) -> str:
+    """The name that an Array gives: `str(dtype)`, which takes NumPy longer than all else that is done with an array."""
+    return str(dtype)
 
 
 def dtype_to_wire(dtype: Dtype) -> str:

@@ -42,13 +42,29 @@ def _names(kind: int) -> str:
 _encoder = msgspec.msgpack.Encoder()
 
 
+def _culprit(header: object) -> tuple[str, ...]:
+    """The names on the way to the value that cannot be encoded."""
+    parts = msgspec.structs.astuple(header) if isinstance(header, msgspec.Struct) else header
+    if not isinstance(parts, list | tuple):
+        return ()
+    for part in parts:
+        try:
+            _encoder.encode(part)
+        except (OverflowError, UnicodeError):
+            # What has a name begins with it, records and pairs alike.
+            named = not isinstance(header, list) and isinstance(parts[0], str) and part is not parts[0]
+            return ((repr(parts[0]),) if named else ()) + _culprit(part)
+    return ()
+
+
 def write_frame(kind: Kind, header: object, blocks: Sequence[Buffer]) -> bytes:
     """The bytes of a frame. Raises UnencodableValue for integers beyond 64 bits and text that is no Unicode."""
     try:
         head = _encoder.encode(header)
     except (OverflowError, UnicodeError) as error:
+        where = "/".join(_culprit(header)) or "a value"
         raise UnencodableValue(
-            f"a value cannot be sent: {error}. Integers have at most 64 bits, text is valid Unicode; "
+            f"{where} cannot be sent: {error}. Integers have at most 64 bits, text is valid Unicode; "
             "put larger numbers into a ConfigRecord as bytes or str"
         ) from error
     parts: list[Buffer] = [PREFIX.pack(MAGIC, VERSION, kind, 0, len(head)), head]

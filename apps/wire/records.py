@@ -14,7 +14,7 @@ import numpy as np
 from fedq.apps.array import NUMPY, Array, is_fortran
 from fedq.apps.arrayrecord import ArrayRecord
 from fedq.apps.configrecord import ConfigRecord
-from fedq.apps.dtypes import dtype_from_wire, dtype_to_wire
+from fedq.apps.dtypes import dtype_from_wire, dtype_name, dtype_to_wire
 from fedq.apps.errors import WireError
 from fedq.apps.metricrecord import MetricRecord
 from fedq.apps.recorddict import RecordDict, RecordType
@@ -151,7 +151,7 @@ def _raw_of(array: Array) -> NDArray | None:
         view = array._raw()
     except ValueError:
         return None
-    return view if (str(view.dtype), view.shape) == (array.dtype, array.shape) else None
+    return view if (dtype_name(view.dtype), view.shape) == (array.dtype, array.shape) else None
 
 
 def _memory(view: NDArray) -> memoryview:
@@ -220,7 +220,7 @@ class Reader:
         dtype = entry.dtype
         if entry.stype is None:
             make = _raw
-            dtype = str(_check_raw(entry))
+            dtype = dtype_name(_check_raw(entry))
         if not entry.digest:
             content = make(entry, blocks.take(entry.nbytes))
             if isinstance(content, np.ndarray):
@@ -259,7 +259,7 @@ def _check_digest(entry: ArrayEntry) -> None:
 def _check_raw(entry: ArrayEntry) -> Dtype:
     """Raise WireError unless dtype and shape give the size that is announced; integers of Python do not overflow."""
     dtype = dtype_from_wire(entry.dtype)
-    if any(n < 0 for n in entry.shape) or math.prod(entry.shape) * dtype.itemsize != entry.nbytes:
+    if min(entry.shape, default=0) < 0 or math.prod(entry.shape) * dtype.itemsize != entry.nbytes:
         raise WireError(
             f"the data is damaged: an array of shape {entry.shape} and dtype {dtype} does not have {entry.nbytes} bytes"
         )

