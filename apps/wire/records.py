@@ -232,7 +232,9 @@ class Reader:
             return make(entry, self._blob(entry))
 
         stype = NUMPY if entry.stype is None else entry.stype
-        array = Array._of_parts(dtype, entry.shape, stype, None, load, entry.nbytes, entry.digest)
+        # A digest that was not verified is a claim: it must not name this content when it is encoded again.
+        digest = entry.digest if self._verify else None
+        array = Array._of_parts(dtype, entry.shape, stype, None, load, entry.nbytes, digest)
         if not self._lazy:
             array._fetch()
         return array

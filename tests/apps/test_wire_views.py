@@ -129,5 +129,16 @@ def test_an_array_is_hashed_once_however_often_it_is_encoded(monkeypatch: pytest
     content = RecordDict({"a": ArrayRecord([np.ones(100), np.ones(2)])})
     for _ in range(3):
         encoded = wire.encode(content, inline_limit=100)
-        wire.encode(wire.decode(encoded.data, encoded.blobs), inline_limit=100)
     assert hashed == [800]
+    verified = wire.decode(encoded.data, encoded.blobs, verify=True)
+    for _ in range(3):
+        assert wire.encode(verified, inline_limit=100) == encoded
+    assert hashed == [800, 800]
+
+
+def test_content_that_was_not_verified_is_never_passed_on_under_the_digest_it_came_with() -> None:
+    content = RecordDict({"a": ArrayRecord([np.ones(100)])})
+    encoded = wire.encode(content, inline_limit=0)
+    (digest,) = encoded.blobs
+    forged = wire.decode(encoded.data, {digest: bytes(800)})
+    assert digest not in wire.encode(forged, inline_limit=0).blobs
