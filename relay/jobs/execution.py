@@ -7,15 +7,19 @@ Values sent to the parent: ``{"stage": …}`` when the app starts and finishes, 
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import sys
 import traceback
-from typing import Any
+from collections.abc import Callable
+from typing import Any, NoReturn
 
 from fedq.relay.jobs.frames import Channel
 from fedq.relay.jobs.work import Assignment, Stage, Work, bind_stage
 
-__all__ = ["execute", "leave", "serve"]
+__all__ = ["be", "execute", "leave", "serve"]
+
+log = logging.getLogger("fedq.worker")
 
 
 def execute(work: Work, assignment: Assignment, channel: Channel) -> bool:
@@ -26,7 +30,7 @@ def execute(work: Work, assignment: Assignment, channel: Channel) -> bool:
             outcome = assignment.execute()
         reply: dict[str, Any] = {"outcome": outcome.to_json()}
     except BaseException as error:
-        reply = {"raised": f"{type(error).__name__}: {error}".rstrip(": "), "traceback": traceback.format_exc()}
+        reply = _raised(error)
     finally:
         bind_stage(None)
     channel.send(reply)
@@ -43,14 +47,33 @@ def serve(work: Work, channel: Channel) -> None:
         try:
             assignment = work.rebuild(request)
         except BaseException as error:
-            reply = {"raised": f"{type(error).__name__}: {error}", "traceback": traceback.format_exc()}
-            channel.send(reply)
+            channel.send(_raised(error))
             continue
         if not execute(work, assignment, channel):
             return  # what raised past the app may have left anything behind: the next message gets a fresh process
 
 
-def leave(status: int) -> None:
+def be(body: Callable[[], object], channel: Channel | None = None) -> NoReturn:
+    """Be a forked process: run ``body`` and end.
+
+    What it raises is logged, and sent to the parent if there is a channel. If it returns False the status is 1.
+    """
+    status = 1
+    try:
+        status = 1 if body() is False else 0
+    except BaseException as error:
+        log.exception("process %d has failed", os.getpid())
+        if channel is not None:
+            channel.send(_raised(error))
+    finally:
+        leave(status)
+
+
+def _raised(error: BaseException) -> dict[str, Any]:
+    return {"raised": f"{type(error).__name__}: {error}".rstrip(": "), "traceback": traceback.format_exc()}
+
+
+def leave(status: int) -> NoReturn:
     """End a forked process without running what its parent had registered for its own end."""
     for stream in (sys.stdout, sys.stderr):
         with contextlib.suppress(Exception):

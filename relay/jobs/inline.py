@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from rq.utils import now
 
-from fedq.relay.jobs.execution import leave
+from fedq.relay.jobs.execution import be
 from fedq.relay.jobs.frames import Channel, Wakeup, pair
 from fedq.relay.jobs.isolation import Executor, ForkExecutor
 from fedq.relay.jobs.job import FedqJob, fetch
@@ -56,21 +56,22 @@ class InlineExecutor(Executor):
         self.close()
         self._alarm = Wakeup()
         ours, theirs = pair()
-        worker = os.getpid()
+        worker, alarm = os.getpid(), self._alarm
         child = fork(outlives_parent=True)
         if child is None:
-            with contextlib.suppress(BaseException):
+
+            def body() -> None:
                 ours.close()
                 self.worker.forked()
-                _Side(self.worker, worker, theirs, self._alarm).watch()
-            leave(0)
-            raise AssertionError("unreachable")
+                _Side(self.worker, worker, theirs, alarm).watch()
+
+            be(body)
         theirs.close()
         self._side, self._channel = child, ours
         # Written by the C handler: the side process hears of a shutdown even while the app lets no Python code run.
         signal.set_wakeup_fd(self._alarm.write_fd, warn_on_full_buffer=False)
-        if self.worker.spare is not None:
-            self.worker.spare(child.pid)
+        if self.worker.context is not None:
+            self.worker.context.spare(child.pid)
         return ours
 
     def run(self, assignment: Assignment, begun: Callable[[], None], watch: Watch) -> Ended:

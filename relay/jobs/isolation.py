@@ -6,7 +6,6 @@ All three are driven by the worker alike: :meth:`Executor.run` executes one assi
 from __future__ import annotations
 
 import abc
-import contextlib
 import os
 import time
 from collections import OrderedDict
@@ -14,7 +13,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from fedq.relay.jobs.execution import execute, leave, serve
+from fedq.relay.jobs.execution import be, execute, serve
 from fedq.relay.jobs.frames import Channel, pair
 from fedq.relay.jobs.processes import Child, describe_status, fork, poll
 from fedq.relay.jobs.watch import Ended, Kill, Watch
@@ -116,13 +115,13 @@ class ForkExecutor(Executor):
         ours, theirs = pair()
         child = fork()
         if child is None:
-            status = 1
-            with contextlib.suppress(BaseException):
+
+            def body() -> bool:
                 ours.close()
                 self.worker.forked()
-                status = 0 if execute(self.worker.source, assignment, theirs) else 1
-            leave(status)
-            raise AssertionError("unreachable")
+                return execute(self.worker.source, assignment, theirs)
+
+            be(body, theirs)
         theirs.close()
         self._child = child
         try:
@@ -187,12 +186,13 @@ class RunExecutor(Executor):
         ours, theirs = pair()
         child = fork()
         if child is None:
-            with contextlib.suppress(BaseException):
+
+            def body() -> None:
                 ours.close()
                 self.worker.forked()
                 serve(self.worker.source, theirs)
-            leave(0)
-            raise AssertionError("unreachable")
+
+            be(body, theirs)
         theirs.close()
         return _Kept(child, ours)
 

@@ -35,6 +35,7 @@ from fedq.relay.jobs.isolation import executor_for
 from fedq.relay.jobs.job import FedqJob, FedqQueue, fetch
 from fedq.relay.jobs.processes import adopt_orphans, kill_orphans, poll
 from fedq.relay.jobs.records import Records
+from fedq.relay.jobs.supervisor import ChildContext
 from fedq.relay.jobs.watch import Ended, Timing, Watch
 from fedq.relay.jobs.work import Assignment, Cause, CauseKind, Isolation, Work
 
@@ -45,6 +46,8 @@ T = TypeVar("T")
 
 WORKER_TTL = 60
 SOCKET_TIMEOUT = 5.0
+SHOW = 5.0
+"""Seconds between heartbeats of a worker that is not blocked, and so after which ``rq suspend`` is noticed."""
 
 
 def worker_name(queue: str, number: int = 0, *, host: str | None = None, pid: int | None = None) -> str:
@@ -64,7 +67,8 @@ class AppWorker(Worker):
         number: which slot of this service it is.
         grace: seconds that a running job gets after SIGTERM.
         on_free: called after each job (and at the start), when the worker has become free.
-        spare: called with the id of a process that outlives this one for a moment to speak for it.
+        context: the supervisor's, if there is one: not inherited by what executes apps, and told of processes that
+            outlive this one for a moment to speak for it.
 
     :meth:`work` returns after SIGTERM or SIGINT. Losing the server ends nothing: the worker waits, with pauses of at
     most :attr:`Timing.backoff_most` seconds.
@@ -84,14 +88,14 @@ class AppWorker(Worker):
         timing: Timing | None = None,
         maintenance_interval: int = 60,
         on_free: Callable[[], None] | None = None,
-        spare: Callable[[int], None] | None = None,
+        context: ChildContext | None = None,
     ) -> None:
         self.source = source
         self.timing = timing or Timing()
         self.grace = grace
         self.stop_at: float | None = None
         """When a running job is killed, on the monotonic clock; set by the first signal."""
-        self.spare = spare
+        self.context = context
         self._on_free = on_free
         self.wakeup = Wakeup()
         client = _own_client(connection)
@@ -118,7 +122,7 @@ class AppWorker(Worker):
         self._job: FedqJob | None = None
         self._execution: Execution | None = None
         self._born = False
-        self._recorded = 0.0
+        self._shown = 0.0
 
     # -- RQ's hooks that do not apply --------------------------------------------------------------------------------
 
@@ -153,16 +157,15 @@ class AppWorker(Worker):
     def _once(self) -> bool:
         """One turn of the loop; whether a job was done."""
         if not self._born:
-            self.records.born()
+            self._show(self.records.born)
             self._born = True
             self._free()
         self.commands.open()
-        if time.monotonic() >= self._recorded + 5.0:
-            suspended = self.records.idle()
-            self._recorded = time.monotonic()
-            if suspended:
+        if time.monotonic() >= self._shown + SHOW:
+            self._shown = time.monotonic()
+            if self._show(self.records.idle):
                 self._sleep(1.0)
-                self._recorded = 0.0
+                self._shown = 0.0
                 return False
         if self.should_run_maintenance_tasks:
             self.records.maintain()
@@ -186,8 +189,27 @@ class AppWorker(Worker):
             self._free()
         return True
 
+    def _show(self, show: Callable[[], T]) -> T | None:
+        """Show the worker. A server whose memory is full does not show it, but does not keep it from working either."""
+        try:
+            return show()
+        except redis.OutOfMemoryError as error:
+            log.warning("worker %s cannot be shown: %s", self.name, error)
+            return None
+
     def _next(self) -> str | None:
         """Wait for a job; None when there is something else to do first."""
+        try:
+            return self._wait_for_job()
+        except redis.OutOfMemoryError:
+            # Moving needs memory, taking does not. Were the worker to die now, reconciliation would find the message.
+            reply = self.connection.lpop(self.queues[0].key)
+            if not isinstance(reply, bytes):
+                self._sleep(1.0)
+                return None
+            return reply.decode()
+
+    def _wait_for_job(self) -> str | None:
         self._dequeue.start()
         while True:
             interval = self.executor.interval()
@@ -272,8 +294,6 @@ class AppWorker(Worker):
             self._insist(action)
         except Exception as error:  # the message is settled whatever RQ shows
             log.warning("the records of a job could not be written: %s: %s", type(error).__name__, error)
-        else:
-            self._recorded = time.monotonic()
 
     def _insist(self, action: Callable[[], T]) -> T | None:
         """``action``, again and again while the server is away; None if the worker has to stop meanwhile."""
@@ -290,7 +310,7 @@ class AppWorker(Worker):
     def _wait_for_server(self, error: Exception, pause: float) -> float:
         """Pause before the next attempt; the pause after that."""
         if pause == self.timing.backoff_first:
-            log.warning("worker %s: the server does not answer, waiting for it (%s)", self.name, error)
+            log.warning("worker %s waits for the server: %s", self.name, error)
         self._dequeue.abandon()
         self.commands.close()
         self.connection.connection_pool.disconnect()
@@ -396,6 +416,8 @@ class AppWorker(Worker):
         self.commands.close()
         self.executor.forget()
         self.wakeup.close()
+        if self.context is not None:
+            self.context.close()
         self.source.forked()
 
 

@@ -150,7 +150,7 @@ def serve(settings: dict[str, Any], context: ChildContext | None = None) -> None
         isolation=settings["isolation"],
         grace=settings.get("grace", 10.0),
         timing=Timing(**settings.get("timing", {})),
-        spare=context.spare if context is not None else None,
+        context=context,
     )
     worker.work()
 
