@@ -122,7 +122,7 @@ class _ArraySum:
         flat = _flat(array)
         largest = 0.0
         for _, block in _blocks(flat):
-            largest = max(largest, found) if not math.isnan(found := magnitude(block)) else math.inf
+            largest = math.inf if math.isnan(found := magnitude(block)) else max(largest, found)
         if not math.isfinite(largest):
             raise InconsistentReply(f"its array {name!r} holds values that are not finite numbers")
         if not math.isfinite(largest * weight):

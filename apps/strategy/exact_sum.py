@@ -25,8 +25,8 @@ from numpy.typing import NDArray
 LIMB_BITS = 46
 """Distance of two limbs in bits: an int64 limb then holds at least 2**16 remainders before it must carry."""
 
-BLOCK = 65_536
-"""Elements that are worked on at a time, so that temporaries stay in the cache."""
+BLOCK = 8_192
+"""Elements that are worked on at a time: temporaries stay in the cache, and below what malloc asks the system for."""
 
 _HALF = 1 << (LIMB_BITS - 1)
 _TOP_BITS = 61  # the largest piece that a single term may put into a limb
@@ -79,22 +79,32 @@ class ExactSum:
         top = max(0, -((_TOP_BITS + self.anchor - bits) // LIMB_BITS)) if bits > self.anchor else self._limb_of(bits)
         self._room(top, 1 << max(0, min(_TOP_BITS, bits - self._exponent(top))))
         touched = {top}
+
+        def below(position: int) -> int:
+            if position - 1 not in touched:
+                self._room(position - 1, 1 << LIMB_BITS)
+                touched.add(position - 1)
+            return position - 1
+
         for start, values in blocks:
-            whole, rest = _split(values, self._exponent(top))
-            self._limb(top).add_dense(start, whole)
+            position = top
+            whole, rest = _split(values, self._exponent(position))
+            self._limb(position).add_dense(start, whole)
+            while np.count_nonzero(rest) * 8 > rest.size:
+                position = below(position)
+                whole, rest = _split(rest, self._exponent(position))
+                self._limb(position).add_dense(start, whole)
             index = np.flatnonzero(rest)
             rest = rest[index]
             index += start
-            position = top
             while index.size:
-                position -= 1
-                if position not in touched:
-                    self._room(position, 1 << LIMB_BITS)
-                    touched.add(position)
+                position = below(position)
                 whole, rest = _split(rest, self._exponent(position))
                 self._limb(position).add_sparse(index, whole)
                 left = np.flatnonzero(rest)
                 index, rest = index[left], rest[left]
+        for position in touched:
+            self._limb(position).settle()
 
     def divided_by(self, divisor: float) -> NDArray[np.float64]:
         """The sum divided by `divisor`, rounded to float64 (error below 2 units in the last place).
@@ -140,7 +150,7 @@ class ExactSum:
         """The number that the digits make, times 2**-scale, from the smallest digit up."""
         total = np.zeros(digits[used[0]].size, dtype=np.float64)
         for position in used:
-            total += np.ldexp(digits[position].astype(np.float64), self._exponent(position) - scale)
+            total += _scaled(digits[position].astype(np.float64), self._exponent(position) - scale)
         return total
 
     def _exponent(self, position: int) -> int:
@@ -174,6 +184,8 @@ class _Limb:
         self.dense: NDArray[np.int64] | None = None
         self.index: NDArray[np.int64] = np.zeros(0, dtype=np.int64)
         self.value: NDArray[np.int64] = np.zeros(0, dtype=np.int64)
+        self._pending: list[tuple[NDArray[np.int64], NDArray[np.int64]]] = []
+        self._waiting = 0
 
     @property
     def nbytes(self) -> int:
@@ -183,17 +195,24 @@ class _Limb:
         self._made_dense()[start : start + values.size] += values
 
     def add_sparse(self, index: NDArray[np.int64], values: NDArray[np.int64]) -> None:
-        """Add at ascending indices without repetition."""
-        if self.dense is None and (self.index.size + index.size) * 8 > self.size:
+        """Add at ascending indices without repetition. `settle` comes before anything is read."""
+        self._pending.append((index, values))
+        self._waiting += index.size
+        if self.dense is not None or (self.index.size + self._waiting) * 8 > self.size:
             self._made_dense()
-        if self.dense is not None:
-            self.dense[index] += values
+
+    def settle(self) -> None:
+        """Take in what `add_sparse` has put aside."""
+        if not self._pending:
             return
-        joined = np.concatenate((self.index, index))
+        joined = np.concatenate([self.index, *(index for index, _ in self._pending)])
+        values = np.concatenate([self.value, *(values for _, values in self._pending)])
+        self._pending.clear()
+        self._waiting = 0
         order = np.argsort(joined, kind="stable")
         joined = joined[order]
         first = np.flatnonzero(np.concatenate((np.ones(1, dtype=bool), joined[1:] != joined[:-1])))
-        self.value = np.add.reduceat(np.concatenate((self.value, values))[order], first)
+        self.value = np.add.reduceat(values[order], first)
         self.index = joined[first]
 
     def block(self, start: int, stop: int) -> NDArray[np.int64]:
@@ -206,6 +225,7 @@ class _Limb:
 
     def carry_into(self, upper: _Limb) -> None:
         """Move all but the low 46 bits of every element into the next limb. The sum of both is unchanged."""
+        self.settle()
         if self.dense is None:
             high = _carry_of(self.value)
             self.value -= high << LIMB_BITS
@@ -220,13 +240,18 @@ class _Limb:
                 some = np.flatnonzero(high)
                 if some.size:
                     upper.add_sparse(some + start, high[some])
+        upper.settle()
         self.bound = 1 << LIMB_BITS
 
     def _made_dense(self) -> NDArray[np.int64]:
         if self.dense is None:
             self.dense = np.zeros(self.size, dtype=np.int64)
-            self.dense[self.index] = self.value
+            self._pending.append((self.index, self.value))
             self.index = self.value = np.zeros(0, dtype=np.int64)
+        for index, values in self._pending:
+            self.dense[index] += values
+        self._pending.clear()
+        self._waiting = 0
         return self.dense
 
 
@@ -243,15 +268,19 @@ def _carry_of(values: NDArray[np.int64]) -> NDArray[np.int64]:
     return (values + _HALF) >> LIMB_BITS
 
 
+def _scaled(values: NDArray[np.float64], exponent: int) -> NDArray[np.float64]:
+    """``values * 2**exponent``; rounded where the result is subnormal."""
+    if -1000 < exponent < 1000:
+        return values * math.ldexp(1.0, exponent)  # much faster than ldexp
+    scaled: NDArray[np.float64] = np.ldexp(values, exponent)
+    return scaled
+
+
 def _split(values: NDArray[np.float64], exponent: int) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
     """Split into whole multiples of ``2**exponent`` and the rest, both exact and of the sign of the value."""
-    if -1000 < exponent < 1000:
-        whole = np.trunc(values * math.ldexp(1.0, -exponent))
-        rest = values - whole * math.ldexp(1.0, exponent)
-    elif exponent <= _LOWEST:
-        whole = np.ldexp(values, -exponent)
-        rest = np.zeros_like(values)
+    if exponent <= _LOWEST:
+        whole, rest = np.ldexp(values, -exponent), np.zeros_like(values)
     else:
-        whole = np.trunc(np.ldexp(values, -exponent))
-        rest = values - np.ldexp(whole, exponent)
+        whole = np.trunc(_scaled(values, -exponent))
+        rest = values - _scaled(whole, exponent)
     return whole.astype(np.int64), rest
