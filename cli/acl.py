@@ -48,7 +48,10 @@ def node_rule(node: str, *, home: str = "0", setinfo: bool = True) -> list[str]:
         *("%R~rq:suspended", "%R~rq:groups", "%R~rq:rl-keys"),
         *("%W~rq:clean_groups", "%W~rq:workers", "%W~rq:queues"),
     ]
-    relay_keys = [f"~{keys.node(node)}*", f"%R~{keys.base}run:*", f"%R~{keys.obj('')}*"]
+    relay_keys = [
+        f"~{keys.node(node)}*",
+        *(f"%R~{pattern}" for pattern in (keys.nodes(), f"{keys.base}run:*", f"{keys.obj('')}*")),
+    ]
     commands = [*RQ_COMMANDS.split(), *RELAY_COMMANDS.split(), *(["client|setinfo"] if setinfo else [])]
     return [
         *("resetkeys", "resetchannels", "-@all", f"&rq:pubsub:{node}_*"),
