@@ -53,8 +53,9 @@ class FedAvg(Strategy):
         evaluate_metrics_aggr_fn: the same for evaluation.
         min_replies: go on after so many replies that are no errors; None: wait for all.
         grace: seconds to wait for further replies after that. What has not arrived then is cancelled.
-        on_offline: ``"wait"`` samples among all nodes that are known, and a message to one that is offline waits for
-            it; ``"fail"`` samples among those connected, and a message to one that went offline becomes an error.
+        on_offline: ``"wait"`` samples among all nodes that are known, and a message to one that is offline waits
+            for it, which an event ``waiting-for-offline`` tells; ``"fail"`` samples among those connected, and a
+            message to one that went offline becomes an error.
         seed: of the sampling. None: ``seed`` of the run config if it is there, else drawn once and kept in the
             checkpoint.
         node_timeout: seconds to wait for `min_available_nodes` before the run fails; None: without limit.
@@ -188,6 +189,11 @@ class FedAvg(Strategy):
             self._sampler = Sampler(self.seed if self.seed is not None else _seed_of(grid))
         chosen = self._sampler.sample(nodes, max(int(len(nodes) * fraction), minimum))
         log.info("sampled %d of %d nodes", len(chosen), len(nodes))
+        if offline := sorted(set(chosen) - set(online)):
+            names = ", ".join(offline)
+            text = f"waits for {names}, offline; on_offline='fail' leaves out nodes that are not connected"
+            log.warning(text)
+            grid.emit("waiting-for-offline", {"nodes": offline, "text": text})
         return chosen
 
     def _messages(

@@ -31,9 +31,10 @@ def digits() -> Iterator[SimpleNamespace]:
             del sys.modules[name]
 
 
-def trained(digits: SimpleNamespace, delays: dict[str, float] | None = None, **config: object) -> FederationRun:
+def trained(digits: SimpleNamespace, delays: dict[str, float] | None = None, rounds: int = 20) -> FederationRun:
     federation = Federation(6, delays=delays)
-    return federation.run(digits.serverapp, digits.clientapp, {**CONFIG["config"], "min-nodes": 6, **config})
+    config = {**CONFIG["config"], "min-nodes": 6, "num-rounds": rounds}
+    return federation.run(digits.serverapp, digits.clientapp, config)
 
 
 def bits(run: FederationRun) -> list[bytes]:
@@ -59,11 +60,10 @@ def test_it_beats_the_mean_of_models_that_each_node_trains_alone(run: Federation
 
 
 def test_twice_and_in_another_order_it_gives_the_same_bits(digits: SimpleNamespace) -> None:
-    short = {"num-rounds": 3}
-    first = trained(digits, **short)
+    first = trained(digits, rounds=3)
     order = {f"node-{number}": float(5 - number) for number in range(6)}
     for delays in (None, order):
-        again = trained(digits, delays, **short)
+        again = trained(digits, delays, rounds=3)
         assert bits(again) == bits(first)
         assert again.result == first.result
 

@@ -20,6 +20,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from fedq.apps.testing import Federation
 
@@ -107,7 +108,7 @@ def quickstart() -> Iterator[tuple[object, object]]:
             del sys.modules[name]
 
 
-def final_model(quickstart: tuple[object, object], path: Path) -> list[np.ndarray]:  # type: ignore[type-arg]
+def final_model(quickstart: tuple[object, object], path: Path) -> list[NDArray[np.float64]]:
     server_app, client_app = quickstart
     Federation(NODES).run(server_app, client_app, {**config(), "final-model": str(path)})  # type: ignore[arg-type]
     with np.load(path) as arrays:

@@ -8,7 +8,8 @@ from collections.abc import Iterable, Iterator
 
 from fedq.apps import Message, Replies
 from fedq.apps.grid import Grid
-from tests.apps.test_grid import Federation, messages_to, on, sources
+from fedq.apps.testing import Federation
+from tests.apps.test_grid import messages_to, on, sources
 
 DELAYS = {"node-0": 2.0, "node-1": 1.0, "node-2": 3.0}
 ORDER = ["node-1", "node-0", "node-2"]

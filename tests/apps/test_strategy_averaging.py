@@ -65,7 +65,7 @@ DTYPES = [
 @pytest.mark.parametrize("dtype", [np.dtype(name) for name in DTYPES], ids=DTYPES)
 def test_values_and_dtype_are_those_of_numpy(dtype: np.dtype[Any]) -> None:
     rng = np.random.default_rng(0)
-    terms = []
+    terms: list[tuple[NDArray[Any], float]] = []
     for weight in (3, 1, 8):
         values = rng.uniform(0, 100, (3, 4))
         terms.append(((values + 1j * values.T.reshape(3, 4) if dtype.kind == "c" else values).astype(dtype), weight))

@@ -100,7 +100,7 @@ def test_own_aggregation_of_metrics_gets_the_records_in_the_order_of_node_names(
 
     def worst(records: list[RecordDict], weighted_by: str) -> MetricRecord:
         assert not any(record.array_records for record in records)
-        seen.append([float(record["metrics"][weighted_by]) for record in records])  # type: ignore[index, arg-type]
+        seen.append([float(record["metrics"][weighted_by]) for record in records])  # type: ignore[arg-type]
         return MetricRecord({"worst": max(seen[-1])})
 
     strategy = FedAvg(train_metrics_aggr_fn=worst, evaluate_metrics_aggr_fn=worst)
@@ -140,7 +140,7 @@ def only_node_1(change: Callable[[RecordDict], None]) -> Change:
 
 def metric(name: str, value: object) -> Callable[[RecordDict], None]:
     def change(content: RecordDict) -> None:
-        content["metrics"][name] = value  # type: ignore[index, assignment]
+        content["metrics"][name] = value  # type: ignore[assignment]
 
     return change
 
@@ -163,7 +163,7 @@ BAD: dict[str, tuple[Callable[[RecordDict], None], str]] = {
     "list of weights": (metric("num-examples", [1, 2]), "is a list"),
     "NaN metric": (metric("loss", float("nan")), "metric 'loss' is nan"),
     "infinite item": (metric("curve", [1.0, float("inf")]), "metric 'curve' is inf"),
-    "no weight": (lambda content: content["metrics"].pop("num-examples"), "lacks 'num-examples'"),  # type: ignore[dict-item, return-value, union-attr, arg-type]
+    "no weight": (lambda content: content["metrics"].pop("num-examples"), "lacks 'num-examples'"),  # type: ignore[dict-item]
     "no metrics": (item("metrics", None), "0 MetricRecords instead of one"),
     "two metrics": (item("more", MetricRecord({"x": 1.0})), "2 MetricRecords instead of one"),
     "no arrays": (item("arrays", None), "0 ArrayRecords instead of one"),
@@ -376,6 +376,17 @@ def test_waiting_samples_nodes_that_are_offline_and_failing_does_not() -> None:
         run = federation.run(averaging_app(lambda strategy=strategy: strategy, rounds=1), training_app())  # type: ignore[misc]
         assert len(sampled(run)[0]) == expected
         assert rounds_of(run)[0]["failures"] == 0
+        told = [event.data["nodes"] for event in run.events if event.kind == "waiting-for-offline"]
+        assert told == ([["node-1"]] if on_offline == "wait" else [])
+
+
+def test_the_public_names_are_these() -> None:
+    import fedq.apps.mod
+    import fedq.apps.strategy
+
+    names = ["CheckpointError", "FedAvg", "NoUsableReplies", "ReplyFailure", "Result", "Strategy"]
+    assert sorted(fedq.apps.strategy.__all__) == names
+    assert sorted(fedq.apps.mod.__all__) == ["ClientAppCallable", "Mod", "make_ffn"]
 
 
 @pytest.mark.parametrize(
