@@ -51,8 +51,17 @@ end
 -- Takes an owner from an object; the last one takes the object with it. True when the object is gone.
 local function disown(prefix, digest, owner)
   redis.call('SREM', prefix .. digest .. ':owners', owner)
-  if redis.call('SCARD', prefix .. digest .. ':owners') > 0 then return false end
+  local left = redis.call('SMEMBERS', prefix .. digest .. ':owners')
   local manifest = redis.call('GET', prefix .. digest)
+  if left[1] == 'upload' and not left[2] then
+    -- Only a submit that may never come holds it: it expires, as any unfinished upload does.
+    for _, key in ipairs({prefix .. digest, prefix .. digest .. ':owners'}) do redis.call('PEXPIRE', key, 900000) end
+    for i = 0, (manifest and tonumber(split(manifest)[1]) or 0) - 1 do
+      redis.call('PEXPIRE', prefix .. digest .. ':' .. i, 900000)
+    end
+    return false
+  end
+  if left[1] then return false end
   if manifest then
     for i = 0, tonumber(split(manifest)[1]) - 1 do redis.call('UNLINK', prefix .. digest .. ':' .. i) end
   end

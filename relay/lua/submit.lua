@@ -4,7 +4,12 @@
 --       4 digests that the run's app needs (words)  5... field, value of the run hash
 -- Answers OK run created | KNOWN run created | MISSING digest...
 local known = redis.call('GET', KEYS[1])
-if known then return {'KNOWN', known, redis.call('HGET', ARGV[1] .. 'run:' .. known, 'created') or '0'} end
+if known then
+  for _, d in ipairs(words(ARGV[4])) do
+    if redis.call('SCARD', ARGV[3] .. d .. ':owners') > 1 then redis.call('SREM', ARGV[3] .. d .. ':owners', 'upload') end
+  end
+  return {'KNOWN', known, redis.call('HGET', ARGV[1] .. 'run:' .. known, 'created') or '0'}
+end
 local missing, chunks = {}, {}
 for _, d in ipairs(words(ARGV[4])) do
   chunks[d] = complete(ARGV[3], d)
@@ -21,6 +26,7 @@ redis.call('HSET', key, 'status', 'pending', 'created', now, 'checkpoint', '0', 
 for i = 5, #ARGV, 2 do redis.call('HSET', key, ARGV[i], ARGV[i + 1]) end
 for d, n in pairs(chunks) do
   redis.call('SADD', ARGV[3] .. d .. ':owners', run .. ':app')
+  redis.call('SREM', ARGV[3] .. d .. ':owners', 'upload')
   redis.call('SADD', key .. ':objs', run .. ':app ' .. d)
   persist(ARGV[3], d, n)
 end

@@ -1,0 +1,320 @@
+"""What somebody has to do for all runs: start them, notice what has lapsed, tidy up behind them.
+
+Every SuperLink has a process for it; the one that holds the lease does the work. It blocks on a stream that says that a
+run has changed, and knows by itself when the next deadline comes. All of its steps may be repeated, and two that work
+at once, after a pause longer than the lease, do no harm: claims decide.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import secrets
+import socket
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from rq.job import JobStatus
+
+from fedq.apps.error import Error, ErrorCode
+from fedq.apps.errors import FedqError
+from fedq.relay import messages, nodes, runs, scripts
+from fedq.relay.connection import Relay
+from fedq.relay.errors import RelayError, RelayUnavailable, RunNotFound
+from fedq.relay.jobs import FedqQueue, enqueue, fetch
+from fedq.relay.keys import SERVERAPP_QUEUE
+from fedq.relay.messages import Reason, text
+from fedq.relay.runs import RunInfo
+from fedq.relay.serverapps import describe, job_id
+from fedq.relay.superlink import prune
+
+log = logging.getLogger(__name__)
+
+LEASE = 6.0
+"""Seconds that the role outlives the last word of its holder."""
+TURN = 1.0
+"""Most seconds between two looks at the runs that are not over."""
+LINK_BEAT = 5.0
+"""Seconds between two words of a SuperLink about its slots."""
+LINK_TTL = 20.0
+"""Seconds after which a silent SuperLink's slots do not count."""
+PRUNE_EVERY = 300.0
+"""Seconds between two looks for runs that were kept long enough."""
+JOB_PATIENCE = 15.0
+"""Seconds that a job may be nowhere (neither queued nor holding its run) before another one is made."""
+RETENTION = 7 * 24 * 3600.0
+"""Seconds that status, config, result and events of an ended run are kept."""
+
+NO_SLOT = "no free slot"
+
+
+@dataclass(slots=True)
+class Seen:
+    """A job that does not hold its run: since when it looks as it looks."""
+
+    status: str
+    since: float
+
+
+@dataclass
+class Housekeeper:
+    """Keeps house for one home. :meth:`run` returns after :meth:`stop`; an outage is waited for.
+
+    Args:
+        relay: a handle of its own.
+        slots: how many ServerApps the SuperLink of this process can run.
+        retention: seconds that ended runs are kept.
+        clock: seconds that never go back.
+    """
+
+    relay: Relay
+    slots: int = 0
+    retention: float = RETENTION
+    clock: Callable[[], float] = time.monotonic
+    name: str = field(default_factory=lambda: f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(3)}")
+    held: bool = False
+    """Whether this one holds the role."""
+
+    def __post_init__(self) -> None:
+        self._stop = threading.Event()
+        self._cursor = "0"
+        self._beat_at = float("-inf")
+        self._pruned_at = float("-inf")
+        self._served_since: float | None = None
+        self._seen: dict[str, Seen] = {}
+        self._connected = False
+
+    # -- the loop ------------------------------------------------------------------------------------------------------
+
+    def run(self) -> None:
+        """Work until told to stop."""
+        pause = 0.1
+        while not self._stop.is_set():
+            try:
+                wait = self.turn()
+                pause = 0.1
+                if not self._stop.is_set():
+                    self._block(wait)
+            except RelayError as error:
+                if self._connected or pause == 0.1:
+                    log.warning("housekeeping: %s; waiting", error)
+                self._lost(isinstance(error, RelayUnavailable))
+                self._stop.wait(pause)
+                pause = min(2.0, pause * 2)
+        self._leave()
+
+    def stop(self, *_: object) -> None:
+        """End :meth:`run` soon; safe to call from a signal handler."""
+        self._stop.set()
+
+    def turn(self) -> float:
+        """Do all that is due; seconds until something else will be."""
+        now = self.clock()
+        if not self._connected:
+            self._connect()
+        if now >= self._beat_at + LINK_BEAT:
+            self._beat_at = now
+            self._beat()
+        lease = nodes.take_lease(self.relay, self.relay.keys.housekeeper(), self.name, lease=LEASE)
+        if lease.held and not self.held:
+            log.info("housekeeping is done here now")
+            self._seen.clear()
+        self.held = lease.held
+        if not self.held:
+            return min(TURN, max(0.05, lease.left))
+        wait = self._look_after_runs()
+        if now >= self._pruned_at + PRUNE_EVERY:
+            self._pruned_at = now
+            if gone := prune(self.relay, self.retention):
+                log.info("removed %d runs that ended long ago", len(gone))
+        return wait
+
+    def _connect(self) -> None:
+        with self.relay.errors():
+            scripts.load(self.relay.redis)
+        self._connected = True
+        self._served_since = self.clock()
+        self._beat_at = float("-inf")
+
+    def _lost(self, gone: bool) -> None:
+        if gone:
+            self._connected = False
+        self._served_since = None if gone else self._served_since
+
+    def _beat(self) -> None:
+        with self.relay.errors():
+            self.relay.redis.hset(
+                self.relay.keys.links(), self.name, f"{self.slots}|{int(self.relay.now() * 1000)}|{os.getpid()}"
+            )
+
+    def _block(self, seconds: float) -> None:
+        """Wait until a run has changed, ``seconds`` at most."""
+        with self.relay.errors():
+            raw: Any = self.relay.redis.xread(
+                {self.relay.keys.wake(): self._cursor}, count=16, block=self.relay.block(seconds * 1000)
+            )
+        if raw:
+            self._cursor = text(raw[0][1][-1][0])
+
+    def _leave(self) -> None:
+        try:
+            with self.relay.errors():
+                self.relay.redis.hdel(self.relay.keys.links(), self.name)
+            nodes.drop_lease(self.relay, self.relay.keys.housekeeper(), self.name)
+        except FedqError as error:
+            log.debug("could not say good-bye: %s", error)
+
+    # -- runs ----------------------------------------------------------------------------------------------------------
+
+    def _look_after_runs(self) -> float:
+        now = self.relay.now()
+        wait = TURN
+        open_runs: list[RunInfo] = []
+        for run in runs.alive_runs(self.relay):
+            try:
+                info = runs.run_info(self.relay, run)
+            except RunNotFound:
+                runs.clean_run(self.relay, run, everything=True)
+                continue
+            if info.over:
+                self._clean(info)
+            else:
+                open_runs.append(info)
+                wait = min(wait, self._expire(info, now))
+        self._start(open_runs, now)
+        return max(0.01, wait)
+
+    def _clean(self, info: RunInfo) -> None:
+        if runs.clean_run(self.relay, info.run_id):
+            log.info("run %d %s; cleaned up", info.run_id, info.status)
+
+    def _expire(self, info: RunInfo, now: float) -> float:
+        """Answer the messages whose time is up; seconds until the next one's is."""
+        keys, run = self.relay.keys, info.run_id
+        while late := messages.expired(self.relay, run, now):
+            with self.relay.errors():
+                raw: Any = self.relay.redis.hmget(keys.sent(run), late)
+            for m, value in zip(late, raw, strict=True):
+                if value is not None:
+                    sent = messages.parse_sent(m, text(value))
+                    error = Error(ErrorCode.MESSAGE_EXPIRED, f"no answer of {sent.node} within the message's TTL")
+                    messages.answer(self.relay, run, sent.node, sent.entry, m, Reason.EXPIRED, error)
+            with self.relay.errors():
+                self.relay.redis.zrem(keys.deadlines(run), *late)
+        with self.relay.errors():
+            following: Any = self.relay.redis.zrange(keys.deadlines(run), 0, 0, withscores=True)
+        return max(0.0, following[0][1] / 1000 - now) + 0.002 if following else TURN
+
+    def _start(self, open_runs: list[RunInfo], now: float) -> None:
+        """Enqueue the runs that nobody holds, the oldest first, as many as there are slots."""
+        holding = [info for info in open_runs if info.token and info.lease > now]
+        waiting = [info for info in open_runs if info not in holding]
+        if not waiting:
+            self._seen.clear()
+            return
+        free = self._slots(now) - len(holding)
+        jobs = {info.run_id: self._job(info) for info in waiting}
+        free -= sum(job is not None for job in jobs.values())
+        for info in waiting:
+            if jobs[info.run_id] is not None:
+                continue
+            if info.token and not self._uninterrupted(info, now):
+                continue
+            if info.max_attempts and info.tries >= info.max_attempts:
+                self._fail(info)
+            elif free <= 0:
+                self._say(info, NO_SLOT)
+            elif self._enqueue(info):
+                free -= 1
+
+    def _uninterrupted(self, info: RunInfo, now: float) -> bool:
+        """Whether a lapsed lease means that its holder is gone: the server was there all the time."""
+        if self._served_since is None or self.clock() < self._served_since + runs.RUN_LEASE:
+            return False
+        log.warning("run %d: the lease of %s has lapsed %.1f s ago", info.run_id, info.owner, now - info.lease)
+        return True
+
+    def _fail(self, info: RunInfo) -> None:
+        why = info.detail if info.detail and info.detail != NO_SLOT else "its process was lost each time"
+        reason = (
+            f"the ServerApp was started {info.tries} times from checkpoint {info.checkpoint} and was lost each time "
+            f"(max_attempts); the last time: {why}"
+        )
+        runs.finish(self.relay, info.run_id, "", "failed", reason=reason)
+        self._clean(runs.run_info(self.relay, info.run_id))
+
+    def _slots(self, now: float) -> int:
+        """Slots of the SuperLinks that are there. Forgets those that are not."""
+        with self.relay.errors():
+            raw: Any = self.relay.redis.hgetall(self.relay.keys.links())
+        total, silent = 0, []
+        for name, value in raw.items():
+            slots, at, _ = text(value).split("|")
+            if int(at) / 1000 + LINK_TTL < now:
+                silent.append(name)
+            else:
+                total += int(slots)
+        if silent:
+            with self.relay.errors():
+                self.relay.redis.hdel(self.relay.keys.links(), *silent)
+        return total
+
+    # -- jobs ----------------------------------------------------------------------------------------------------------
+
+    def _job(self, info: RunInfo) -> str | None:
+        """The job of the run's next attempt that is still to be expected to claim it, or None."""
+        number = 1
+        while True:
+            name = job_id(info.run_id, info.attempt + 1, number)
+            with self.relay.errors():
+                job = fetch(name, self.relay.redis)
+            if job is None:
+                self._seen.pop(name, None)
+                return None
+            if self._alive(name, job.get_status(refresh=False)):
+                return name
+            number += 1
+
+    def _alive(self, name: str, status: JobStatus | None) -> bool:
+        if status is JobStatus.QUEUED:
+            with self.relay.errors():
+                queued = FedqQueue(SERVERAPP_QUEUE, self.relay.redis).get_job_position(name) is not None
+            if queued:
+                self._seen.pop(name, None)
+                return True
+        elif status is not JobStatus.STARTED:
+            return False
+        seen = self._seen.get(name)
+        if seen is None or seen.status != str(status):
+            self._seen[name] = seen = Seen(str(status), self.clock())
+        return self.clock() < seen.since + JOB_PATIENCE
+
+    def _enqueue(self, info: RunInfo) -> bool:
+        attempt, number = info.attempt + 1, 1
+        while number <= 1000:
+            name = job_id(info.run_id, attempt, number)
+            with self.relay.errors():
+                made = enqueue(
+                    SERVERAPP_QUEUE,
+                    self.relay.redis,
+                    name,
+                    {"run": info.run_id, "attempt": attempt},
+                    description=describe(info, attempt),
+                    meta={"kind": "serverapp", "run": info.run_id, "attempt": attempt, "name": info.name},
+                )
+            if made:
+                log.info("run %d: attempt %d is enqueued", info.run_id, attempt)
+                self._say(info, "")
+                return True
+            number += 1
+        return False
+
+    def _say(self, info: RunInfo, detail: str) -> None:
+        """Show what a run waits for. What an attempt died of stays until there is something else to say."""
+        if detail == NO_SLOT and info.status == "running":
+            return
+        if info.detail != detail and (detail or info.detail == NO_SLOT):
+            runs.set_detail(self.relay, info.run_id, detail)

@@ -1,0 +1,168 @@
+"""``fedq superlink``: housekeeping, and workers that run ServerApps.
+
+supervisor ── housekeeping ── serverapp-0 … serverapp-n
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import signal
+import sys
+import time
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+
+from fedq.apps.errors import FedqError
+from fedq.relay import scripts
+from fedq.relay.connection import Relay, ServerInfo, patiently, resolve_url, without_password
+from fedq.relay.embedded import EmbeddedServer
+from fedq.relay.errors import RelayMisconfigured
+from fedq.relay.housekeeping import RETENTION, Housekeeper
+from fedq.relay.jobs import AppWorker, ChildContext, ChildSpec, Supervisor
+from fedq.relay.keys import SERVERAPP_QUEUE
+from fedq.relay.logs import set_up_logging
+from fedq.relay.serverapps import ServerAppWork, Settings
+
+log = logging.getLogger(__name__)
+
+SAY_AGAIN = 10.0
+"""Seconds after which a service that still waits for its server says so again."""
+KILL_MARGIN = 5.0
+"""Seconds beyond the grace time that a worker has to give its run back."""
+
+
+class SuperLinkFailed(FedqError):
+    """The service ended because one of its processes could not go on."""
+
+
+def run_superlink(
+    url: str | None = None,
+    *,
+    slots: int = 4,
+    grace: float = 30.0,
+    embedded_dir: str | os.PathLike[str] | None = None,
+    log_format: str = "text",
+    retention: float = RETENTION,
+    cache_dir: str | os.PathLike[str] | None = None,
+) -> int:
+    """Serve until SIGTERM or SIGINT; returns the exit status.
+
+    Waits for a server that is not there yet. After the signal running ServerApps may finish within ``grace`` seconds;
+    what is killed then goes on from its checkpoint at another SuperLink, or when this one starts again.
+
+    Args:
+        url: the server; None takes FEDQ_REDIS_URL, REDIS_URL or the local one.
+        slots: ServerApps at a time.
+        embedded_dir: start a private server with its data there, and write its address to ``url`` in it.
+        log_format: ``text`` or ``json``.
+        retention: seconds that ended runs are kept.
+        cache_dir: where project directories are extracted; by default in the user's cache folder.
+
+    Raises:
+        RelayAuthError: the server refuses us. RelayMisconfigured: the server would lose messages.
+        EmbeddedServerError: the private server does not start.
+    """
+    set_up_logging(log_format)
+    with contextlib.ExitStack() as stack:
+        if embedded_dir is not None:
+            server = stack.enter_context(EmbeddedServer(Path(embedded_dir)))
+            url = server.url
+            log.info("%s serves at %s", server.program, without_password(url))
+        address = resolve_url(url)
+        info = _wait_for(address)
+        log.info(
+            "SuperLink: %d slot%s, server %s %s at %s",
+            slots,
+            "" if slots == 1 else "s",
+            info.kind,
+            info.version,
+            without_password(address),
+        )
+        if not info.aof:
+            log.warning("the server keeps no append-only file: a restart of it forgets every run (fedq doctor)")
+        folder = Path(cache_dir) if cache_dir is not None else _cache_folder()
+        settings = Settings(address, folder)
+        workers = [ChildSpec(f"serverapp-{n}", partial(_work, settings, n, grace)) for n in range(slots)]
+        housekeeping = ChildSpec("housekeeping", partial(_keep_house, address, slots, retention), last=True)
+        supervisor = Supervisor([housekeeping, *workers], grace=grace + KILL_MARGIN)
+        status = supervisor.run()
+        if supervisor.failure:
+            raise SuperLinkFailed(supervisor.failure)
+        log.info("SuperLink has ended")
+    return status
+
+
+def _wait_for(address: str) -> ServerInfo:
+    """The server's words about itself, as soon as it is there; the steps are loaded then."""
+    said_at = float("-inf")
+
+    def on_wait(error: FedqError, pause: float) -> None:
+        nonlocal said_at
+        if time.monotonic() - said_at >= SAY_AGAIN:
+            said_at = time.monotonic()
+            log.warning("SuperLink: %s; waiting for it", error)
+
+    def look(relay: Relay) -> ServerInfo:
+        info = relay.check()
+        with relay.errors():
+            scripts.load(relay.redis)
+        return info
+
+    with _ends_on_sigterm(), Relay(address, client_name="fedq-superlink", retries=0) as relay:
+        info = patiently(lambda: look(relay), on_wait=on_wait)
+    if info.policy != "noeviction":
+        raise RelayMisconfigured(
+            f"the server at {without_password(address)} evicts keys when its memory is full "
+            f"(maxmemory-policy {info.policy}) and would lose messages; set maxmemory-policy noeviction"
+        )
+    return info
+
+
+@contextlib.contextmanager
+def _ends_on_sigterm() -> Iterator[None]:
+    """While nothing is running yet, SIGTERM ends the process at once, and well."""
+
+    def leave(*_: object) -> None:
+        sys.exit(0)
+
+    before = signal.signal(signal.SIGTERM, leave)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _cache_folder() -> Path:
+    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(base) / "fedq" / "superlink"
+
+
+# -- the processes -----------------------------------------------------------------------------------------------------
+
+
+def _keep_house(address: str, slots: int, retention: float, context: ChildContext) -> None:
+    with Relay(address, client_name="fedq-housekeeping", retries=0) as relay:
+        housekeeper = Housekeeper(relay, slots=slots, retention=retention)
+        signal.signal(signal.SIGTERM, housekeeper.stop)
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        housekeeper.run()
+
+
+def _work(settings: Settings, number: int, grace: float, context: ChildContext) -> None:
+    """A worker's process: one slot."""
+    queue = Relay(settings.url, client_name="fedq-serverapps")
+    AppWorker(
+        ServerAppWork(settings),
+        queue=SERVERAPP_QUEUE,
+        connection=queue.redis,
+        isolation="fork",
+        number=number,
+        grace=grace,
+        context=context,
+    ).work()
+
+
+__all__ = ["SuperLinkFailed", "run_superlink"]
