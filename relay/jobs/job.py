@@ -78,6 +78,13 @@ class FedqJob(Job):
         self._result = self.handler(self)
         return self._result
 
+    def cleanup(
+        self, ttl: int | None = None, pipeline: redis.client.Pipeline | None = None, remove_from_queue: bool = True
+    ) -> None:
+        """Let the job expire. Unlike other jobs it has no dependents, whose keys would have to expire with it."""
+        if ttl is not None and ttl >= 0:
+            (self.connection if pipeline is None else pipeline).expire(self.key, ttl)
+
     def restore(self, raw_data: Any) -> Any:
         """Read the job from its hash, leaving out everything that would run or reach something else."""
         super().restore(raw_data)

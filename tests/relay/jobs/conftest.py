@@ -3,23 +3,73 @@
 from __future__ import annotations
 
 import contextlib
+import faulthandler
 import json
+import os
 import signal
-import subprocess
-import sys
+import traceback
 import uuid
+import warnings
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
 import redis as redis_py
 
 from fedq.relay.jobs import FedqJob, enqueue, fetch
+from fedq.relay.jobs.processes import reset_signals
+from tests.relay.jobs import toy
 from tests.support import RealServer, wait_until
 
-ROOT = Path(__file__).parents[3]
 Start = Callable[..., "Federation"]
+
+
+class Forked:
+    """A process forked from the test's: a new interpreter and its imports would take longer than most tests."""
+
+    def __init__(self, body: Callable[[], int]) -> None:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)  # NumPy's threads are idle
+            self.pid = os.fork()
+        if self.pid == 0:
+            status = 1
+            try:
+                os.setpgid(0, 0)
+                faulthandler.disable()
+                reset_signals()
+                status = body()
+            except BaseException:
+                traceback.print_exc()
+            finally:
+                os._exit(status)
+        self.status: int | None = None
+
+    def poll(self) -> int | None:
+        """Its exit status (negative: the signal), None while it runs."""
+        if self.status is None:
+            pid, status = os.waitpid(self.pid, os.WNOHANG)
+            if pid:
+                self.status = os.waitstatus_to_exitcode(status)
+        return self.status
+
+    def wait(self, timeout: float) -> int:
+        """Wait for its end; the exit status."""
+        wait_until(lambda: self.poll() is not None, f"process {self.pid} has ended", timeout=timeout)
+        assert self.status is not None
+        return self.status
+
+    def send_signal(self, number: int) -> None:
+        """Send it a signal, unless it has ended."""
+        if self.poll() is None:
+            os.kill(self.pid, number)
+
+    def kill(self) -> None:
+        """SIGKILL."""
+        self.send_signal(signal.SIGKILL)
+
+    def terminate(self) -> None:
+        """SIGTERM."""
+        self.send_signal(signal.SIGTERM)
 
 
 class Federation:
@@ -29,9 +79,7 @@ class Federation:
         self.server = server
         self.settings = {"url": server.url, "isolation": "fork", **settings}
         self.client = server.client()
-        self.process = subprocess.Popen(
-            [sys.executable, "-m", "tests.relay.jobs.toy", json.dumps(self.settings)], cwd=ROOT
-        )
+        self.process = Forked(lambda: toy.run(self.settings))
 
     def put(self, do: str, name: str | None = None, **args: Any) -> str:
         """Enqueue what the toy is to do; the job's id."""

@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -14,7 +12,8 @@ from typing import Any
 import pytest
 
 from fedq.relay.jobs import ChildSpec, Supervisor
-from tests.relay.jobs.conftest import ROOT
+from tests.relay.jobs import troupe as troupe_module
+from tests.relay.jobs.conftest import Forked
 from tests.support import descendants, gone, wait_until
 
 
@@ -24,12 +23,7 @@ class Troupe:
     def __init__(self, log: Path, *children: dict[str, Any], **settings: Any) -> None:
         self.log = log
         log.touch()
-        arguments = {"children": children, "log": str(log), **settings}
-        self.process = subprocess.Popen(
-            [sys.executable, "-m", "tests.relay.jobs.troupe", json.dumps(arguments)],
-            cwd=ROOT,
-            stderr=subprocess.DEVNULL,
-        )
+        self.process = Forked(lambda: troupe_module.run({"children": children, "log": str(log), **settings}))
 
     def lines(self, name: str, what: str) -> list[dict[str, Any]]:
         """The lines of that child and kind."""

@@ -1,4 +1,4 @@
-"""A worker of a toy, as a program: ``python -m tests.relay.jobs.toy SETTINGS`` (JSON), and the toy itself.
+"""A toy for workers to work on: assignments that do what a test asks for.
 
 What an assignment does stands in the job's arguments; what happens is written down in Redis lists of the toy's own:
 
@@ -142,7 +142,7 @@ class ToyWork(Work):
 
 
 def serve(settings: dict[str, Any], context: ChildContext | None = None) -> None:
-    client = redis.Redis.from_url(settings["url"])
+    client = redis.Redis.from_url(settings.get("rq_url", settings["url"]))
     worker = AppWorker(
         ToyWork(settings["url"]),
         queue="toy",
@@ -150,21 +150,18 @@ def serve(settings: dict[str, Any], context: ChildContext | None = None) -> None
         isolation=settings["isolation"],
         grace=settings.get("grace", 10.0),
         timing=Timing(**settings.get("timing", {})),
+        maintenance_interval=settings.get("maintenance", 60),
         context=context,
     )
     worker.work()
 
 
-def main() -> int:
-    logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(process)d %(name)s %(message)s")
-    settings = json.loads(sys.argv[1])
+def run(settings: dict[str, Any]) -> int:
+    """Be a worker, or a supervisor with one."""
+    logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(process)d %(name)s %(message)s", force=True)
     if settings.get("supervised"):
         return Supervisor(
             [ChildSpec("worker", lambda context: serve(settings, context))], grace=settings.get("grace", 10.0) + 5
         ).run()
     serve(settings)
     return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -1,12 +1,13 @@
-"""Children for the supervisor's tests, as a program: ``python -m tests.relay.jobs.troupe SETTINGS`` (JSON).
+"""Children for the supervisor's tests.
 
-``SETTINGS`` names the children: ``{"children": [{"name": …, "do": …, "restart": …, "events": …, "last": …}],
-"grace": …, "log": path}``. Each child appends JSON lines to the log.
+Settings name the children: ``{"children": [{"name": …, "do": …, "restart": …, "events": …, "last": …}], "grace": …,
+"log": path}``. Each child appends JSON lines to the log.
 """
 
 from __future__ import annotations
 
 import json
+import logging
 import os
 import signal
 import subprocess
@@ -17,12 +18,12 @@ from typing import Any
 from fedq.relay.jobs import Backoff, ChildContext, ChildSpec, Fatal, Supervisor
 from fedq.relay.jobs.processes import poll
 
-settings = json.loads(sys.argv[1])
+LOG = ""
 
 
 def note(**line: Any) -> None:
     """One line, in one write."""
-    with open(settings["log"], "a") as file:
+    with open(LOG, "a") as file:
         file.write(json.dumps({"pid": os.getpid(), **line}) + "\n")
 
 
@@ -55,7 +56,11 @@ def target(do: str, context: ChildContext) -> None:
     note(name=context.name, what="ended")
 
 
-def main() -> int:
+def run(settings: dict[str, Any]) -> int:
+    """Be a supervisor with these children."""
+    global LOG
+    LOG = settings["log"]
+    logging.disable(logging.CRITICAL)
     children = [
         ChildSpec(
             child["name"],
@@ -76,7 +81,3 @@ def main() -> int:
     if supervisor.failure:
         note(name="supervisor", what="failure", text=supervisor.failure)
     return status
-
-
-if __name__ == "__main__":
-    sys.exit(main())
