@@ -88,6 +88,10 @@ class Grid(ABC):
     def _wait_for_change(self, timeout: float) -> None:
         """Wait until the nodes that are connected may have changed, `timeout` seconds at most."""
 
+    def _note(self, kind: str, data: Mapping[str, JSON]) -> None:
+        """Add an event that is not the app's doing, so that it need not come again when the app is run again."""
+        self.emit(kind, data)
+
     def _now(self) -> float:
         """Seconds on a clock that never goes back."""
         return time.monotonic()
@@ -158,7 +162,7 @@ class Grid(ABC):
             text = f"{len(nodes)} of {minimum} nodes"
             if seen != len(nodes):
                 seen = len(nodes)
-                self.emit("waiting-for-nodes", {"connected": seen, "wanted": minimum, "text": text})
+                self._note("waiting-for-nodes", {"connected": seen, "wanted": minimum, "text": text})
             left = _LONG if deadline is None else deadline - self._now()
             if left <= 0.0:
                 raise TooFewNodes(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import math
 from collections.abc import Callable, Iterable
@@ -56,8 +57,8 @@ class FedAvg(Strategy):
         on_offline: ``"wait"`` samples among all nodes that are known, and a message to one that is offline waits
             for it, which an event ``waiting-for-offline`` tells; ``"fail"`` samples among those connected, and a
             message to one that went offline becomes an error.
-        seed: of the sampling. None: ``seed`` of the run config if it is there, else drawn once and kept in the
-            checkpoint.
+        seed: of the sampling. None: ``seed`` of the run config if it is there, else one that follows from the run id:
+            runs differ, and a run that is started again before its first checkpoint asks the same nodes.
         node_timeout: seconds to wait for `min_available_nodes` before the run fails; None: without limit.
         max_failed_rounds: the run fails after so many training rounds in a row without a usable reply, and at its end
             when no training round had one; None: never.
@@ -271,7 +272,9 @@ def _number(value: float) -> float:
         return math.inf
 
 
-def _seed_of(grid: Grid) -> int | None:
+def _seed_of(grid: Grid) -> int:
     context = grid.context
     seed = None if context is None else context.run_config.get("seed")
-    return seed if isinstance(seed, int) and not isinstance(seed, bool) else None
+    if isinstance(seed, int) and not isinstance(seed, bool):
+        return seed
+    return int.from_bytes(hashlib.blake2b(f"run {grid.run_id}".encode(), digest_size=8).digest(), "little")

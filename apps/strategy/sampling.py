@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import random
-import secrets
 from collections.abc import Sequence
 
 from fedq.apps.strategy.errors import CheckpointError
@@ -14,12 +13,12 @@ class Sampler:
     """Draws nodes without replacement. The same seed and the same nodes give the same draws.
 
     Args:
-        seed: an integer, or None to draw one from the operating system.
+        seed: any integer.
     """
 
-    def __init__(self, seed: int | None = None) -> None:
-        self.seed = secrets.randbits(32) if seed is None else seed
-        self._random = random.Random(self.seed)
+    def __init__(self, seed: int) -> None:
+        self.seed = seed
+        self._random = random.Random(seed)
 
     def sample(self, nodes: Sequence[str], size: int) -> list[str]:
         """`size` of the nodes, sorted. Of all nodes nothing is drawn, so that the state stays as it was.

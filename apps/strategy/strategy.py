@@ -135,7 +135,8 @@ class Strategy(ABC):
     ) -> Result:
         """Run the rounds and return, and publish, their result.
 
-        After each round an event ``round`` is emitted and a checkpoint written into ``grid.context``. Where the
+        An event ``strategy`` tells the beginning. After each round an event ``round`` is emitted and a checkpoint
+        written into ``grid.context``. Where the
         Context holds a checkpoint already, since the run was interrupted, it continues behind that round;
         `initial_arrays` are not used then. A run may start several strategies, one after the other: each has its own
         checkpoint, told apart by the number of the call.
@@ -167,22 +168,12 @@ class Strategy(ABC):
         progress = checkpoint.read()
         if progress is None:
             progress = checkpoint.first(initial_arrays)
-            if evaluate_fn is not None:
-                self._evaluate_at_server(0, progress.result, evaluate_fn)
+            self._begin(grid, num_rounds, progress.result, evaluate_fn)
         else:
+            # No event here: behind a checkpoint the events of a run that goes on are those of one that never stopped.
             self.load_state(progress.state)
             log.info("goes on after round %d, from the checkpoint", progress.round)
         result = progress.result
-        initial = result.evaluate_metrics_serverapp.get(0)
-        grid.emit(
-            "strategy",
-            {
-                "strategy": type(self).__name__,
-                "rounds": num_rounds,
-                "round": progress.round,
-                "server": finite(initial),
-            },
-        )
 
         for server_round in range(progress.round + 1, num_rounds + 1):
             since = time.monotonic()
@@ -214,6 +205,24 @@ class Strategy(ABC):
         log.info("%s: finished in %.2f s\n%r", type(self).__name__, time.monotonic() - began, result)
         grid.publish(result)
         return result
+
+    def _begin(
+        self,
+        grid: Grid,
+        num_rounds: int,
+        result: Result,
+        evaluate_fn: Callable[[int, ArrayRecord], MetricRecord | None] | None,
+    ) -> None:
+        if evaluate_fn is not None:
+            self._evaluate_at_server(0, result, evaluate_fn)
+        grid.emit(
+            "strategy",
+            {
+                "strategy": type(self).__name__,
+                "rounds": num_rounds,
+                "server": finite(result.evaluate_metrics_serverapp.get(0)),
+            },
+        )
 
     def _train(
         self,

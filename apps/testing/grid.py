@@ -84,6 +84,9 @@ class FederationGrid(Grid):
         self._run.emit(self._emitted, kind, data)
         self._emitted += 1
 
+    def _note(self, kind: str, data: Mapping[str, JSON]) -> None:
+        self._run.note(kind, data)
+
     def publish(self, result: Result) -> None:
         self._run.published = result
 

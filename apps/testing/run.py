@@ -63,6 +63,7 @@ class FederationRun:
         self._config = config
         self._events: dict[tuple[int, int], Event] = {}
         self._handled = 0
+        self._noted = 0
 
     def execute(self, *, stop_after_checkpoint: int | None = None) -> FederationRun:
         """Call the ServerApp with a Context that is that of the last checkpoint.
@@ -163,6 +164,11 @@ class FederationRun:
     def emit(self, number: int, kind: str, data: Mapping[str, JSON]) -> None:
         """Keep an event, unless that place is taken: the ServerApp was here before."""
         self._events.setdefault((self.checkpoint, number), Event(kind, dict(data), self.federation.clock.now))
+
+    def note(self, kind: str, data: Mapping[str, JSON]) -> None:
+        """Keep an event that has no place among those of the app."""
+        self._noted += 1
+        self._events[self.checkpoint, -self._noted] = Event(kind, dict(data), self.federation.clock.now)
 
     def _save(self, context: Context, folded: Iterable[str] | None) -> None:
         self.checkpoints.append(wire.encode(context.state).data)

@@ -313,7 +313,7 @@ def test_the_model_is_evaluated_at_the_server_before_the_first_round_and_after_e
     assert list(metrics) == [0, 2]
     assert metrics[0] == MetricRecord({"norm": 0.0})
     (begin,) = [event.data for event in run.events if event.kind == "strategy"]
-    assert begin == {"strategy": "FedAvg", "rounds": 2, "round": 0, "server": {"norm": 0.0}}
+    assert begin == {"strategy": "FedAvg", "rounds": 2, "server": {"norm": 0.0}}
     assert [event["server"] for event in rounds_of(run)] == [None, dict(metrics[2])]
 
 
