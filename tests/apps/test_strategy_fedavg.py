@@ -6,6 +6,7 @@ import itertools
 import logging
 import weakref
 from collections.abc import Callable, Iterable
+from random import Random
 
 import numpy as np
 import pytest
@@ -416,3 +417,38 @@ def test_a_strategy_that_looks_at_the_replies_twice_works() -> None:
     once = Federation(3).run(averaging_app(rounds=2), training_app())
     twice = Federation(3).run(averaging_app(Twice, rounds=2), training_app())
     assert once.result == twice.result
+
+
+def reply_of(node: str, content: RecordDict) -> Message:
+    return Message(content, reply_to=Message(RecordDict(), node, "train"))
+
+
+contents = st.builds(
+    lambda values, weight, loss: RecordDict(
+        {
+            "arrays": ArrayRecord([np.array(values, dtype=np.float32)]),
+            "metrics": MetricRecord({"num-examples": weight, "loss": loss}),
+        }
+    ),
+    st.lists(st.floats(width=32), min_size=3, max_size=4),
+    st.one_of(st.integers(min_value=-1, max_value=2**40), st.floats()),
+    st.floats(),
+)
+
+
+@settings(deadline=None)
+@given(st.lists(contents, min_size=1, max_size=8), st.randoms(use_true_random=False))
+def test_whatever_nodes_reply_the_order_changes_neither_the_model_nor_what_failed(
+    replied: list[RecordDict], random: Random
+) -> None:
+    def outcome(replies: list[Message]) -> tuple[object, object, set[str]]:
+        strategy = FedAvg()
+        strategy._sent = ArrayRecord([np.zeros(3, dtype=np.float32)])
+        arrays, metrics = strategy.aggregate_train(1, replies)
+        model = None if arrays is None else arrays.to_numpy_ndarrays()[0].tobytes()
+        return model, metrics, {failure.node_id for failure in strategy.failures}
+
+    replies = [reply_of(f"node-{number}", content) for number, content in enumerate(replied)]
+    expected = outcome(replies)
+    random.shuffle(replies)
+    assert outcome(replies) == expected
