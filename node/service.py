@@ -232,7 +232,7 @@ def _work(settings: NodeSettings, number: int, context: ChildContext) -> None:
         isolation=settings.isolation,
         number=number,
         grace=settings.grace,
-        spare=context.spare,
+        context=context,
     ).work()
 
 
