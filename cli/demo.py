@@ -269,8 +269,8 @@ def show(report: Report, history: History) -> None:
         [
             [
                 ended.number,
-                *(_rounded(ended.metrics.get(name)) for name in names),
-                _rounded(ended.seconds, 2),
+                *(number(ended.metrics[name]) if name in ended.metrics else None for name in names),
+                None if ended.seconds is None else f"{ended.seconds:.2f}",
                 ended.replies,
                 ended.failures,
             ]
@@ -299,10 +299,6 @@ def show(report: Report, history: History) -> None:
         (f"{command} demo my-app", "and watches it train here"),
     ):
         click.echo(f"  {line:<30} # {remark}")
-
-
-def _rounded(value: float | None, digits: int = 4) -> float | None:
-    return None if value is None else round(value, digits)
 
 
 def own_command() -> str:

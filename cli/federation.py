@@ -97,7 +97,11 @@ class LocalFederation:
             self.directory = Path(self._stack.enter_context(tempfile.TemporaryDirectory(prefix="fedq-demo-")))
         self.directory.mkdir(parents=True, exist_ok=True)
         self._server = self._stack.enter_context(EmbeddedServer(self.directory / "server"))
-        self.launch("superlink", ["superlink", "--runs", str(self.runs), "--grace", "2"])
+        cache = self.directory / "cache"
+        self.launch(
+            "superlink",
+            ["superlink", "--runs", str(self.runs), "--grace", "2", "--cache-dir", str(cache / "superlink")],
+        )
         for number, name in enumerate(self.node_names):
             self.launch(
                 name,
@@ -105,7 +109,7 @@ class LocalFederation:
                     *("supernode", "--name", name, "--slots", str(self.slots), "--isolation", self.isolation),
                     *("--config", f"partition-id={number}", "--config", f"num-partitions={self.nodes}"),
                     *("--label", f"partition={number}", "--grace", "2"),
-                    *("--cache-dir", str(self.directory / "cache" / name)),
+                    *("--cache-dir", str(cache / name)),
                 ],
             )
 

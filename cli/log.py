@@ -30,8 +30,7 @@ def log(run_id: int, follow: bool, nodes: tuple[str, ...], redis_url: str | None
     history = History()
     with SuperLink.connect(redis_url) as link:
         run = link.run(run_id)
-        info = run.info()
-        for event in run.events(logs=True, wait=follow):
+        for event in run.events(logs=True, follow=follow):
             if nodes and event.data.get("node") not in nodes:
                 continue
             if as_json:

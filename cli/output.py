@@ -42,7 +42,7 @@ def print_table(headings: Sequence[str], rows: Sequence[Sequence[object]], *, em
         click.echo(empty)
         return
     cells = [[_cell(value) for value in row] for row in rows]
-    numeric = [all(isinstance(row[i], (int, float)) or row[i] is None for row in rows) for i in range(len(headings))]
+    numeric = [all(_is_number(row[i]) for row in cells) for i in range(len(headings))]
     widths = [max(len(headings[i]), *(len(row[i]) for row in cells)) for i in range(len(headings))]
 
     def line(texts: Sequence[str]) -> str:
@@ -52,6 +52,14 @@ def print_table(headings: Sequence[str], rows: Sequence[Sequence[object]], *, em
     click.echo(click.style(line(headings), bold=True))
     for row in cells:
         click.echo(line(row))
+
+
+def _is_number(cell: str) -> bool:
+    try:
+        float(cell)
+    except ValueError:
+        return cell == "-"
+    return True
 
 
 def _cell(value: object) -> str:

@@ -44,7 +44,9 @@ def pull(run_id: int, out: Path | None, force: bool, redis_url: str | None, as_j
         "run_id": run_id,
         "name": info.name,
         "status": info.status,
-        "seconds": max(0.0, info.ended - info.started),
+        "seconds": result.seconds,
+        "attempts": result.attempts,
+        "config": dict(result.config),
         **metrics_of(result),
     }
     write_json(document, paths["metrics"])

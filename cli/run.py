@@ -37,6 +37,12 @@ from fedq.cli.values import parse_labels, parse_pairs
     type=click.Choice(["none", "replay"]),
     help="For a ServerApp that never saves a checkpoint: fail when interrupted, or keep all answers and run again.",
 )
+@click.option(
+    "--sign-key",
+    "signing_key",
+    type=click.Path(exists=True, dir_okay=False),
+    help="File with the Ed25519 private key to sign the app with.",
+)
 @redis_option
 @json_option
 @debug_option

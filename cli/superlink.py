@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from fedq.cli.options import debug_option, grace_option, log_format_option, redis_option
+from fedq.cli.options import Duration, debug_option, grace_option, log_format_option, redis_option
 
 
 @click.command()
@@ -18,14 +18,32 @@ from fedq.cli.options import debug_option, grace_option, log_format_option, redi
     metavar="DIR",
     help="Bring a server of its own, its data in DIR; its address is in DIR/url.",
 )
+@click.option(
+    "--retention", type=Duration(), default="7d", show_default=True, help="How long ended runs are kept: 12h, 7d."
+)
+@click.option("--cache-dir", type=click.Path(path_type=Path, file_okay=False), help="For apps that run here.")
 @grace_option
 @log_format_option
 @redis_option
 @debug_option
 def superlink(
-    slots: int, embedded_dir: Path | None, grace: float, log_format: str, redis_url: str | None
-) -> int | None:
+    slots: int,
+    embedded_dir: Path | None,
+    retention: float,
+    cache_dir: Path | None,
+    grace: float,
+    log_format: str,
+    redis_url: str | None,
+) -> int:
     """Serve ServerApps and keep house. Any number may run: they hold no state. Ends on SIGTERM."""
     from fedq.relay.service import run_superlink
 
-    return run_superlink(redis_url, slots=slots, grace=grace, embedded_dir=embedded_dir, log_format=log_format)
+    return run_superlink(
+        redis_url,
+        slots=slots,
+        grace=grace,
+        embedded_dir=embedded_dir,
+        log_format=log_format,
+        retention=retention,
+        cache_dir=cache_dir,
+    )
