@@ -183,7 +183,7 @@ def test_each_service_starts_finds_the_server_and_ends_cleanly_when_told_to(fede
             lambda: client.scard("rq:workers:_serverapps") == 4, "the SuperLink offers the four slots of --runs 4"
         )
         for name in ("site-a", "site-b"):
-            assert client.scard(f"rq:workers:{name}") == 2
+            wait_until(partial(serves, client, name, 2), f"{name} offers the two slots of --slots 2")
 
     def page() -> str:
         with urllib.request.urlopen(f"{federation.dashboard}/0/data/queues.json", timeout=10) as answer:
@@ -201,13 +201,19 @@ def test_each_service_starts_finds_the_server_and_ends_cleanly_when_told_to(fede
     )
 
 
-@pytest.mark.parametrize("name", ["superlink", "site-a"])
-def test_logs_are_one_json_object_a_line(federation: Federation, name: str) -> None:
+@pytest.mark.parametrize(("name", "queue"), [("superlink", "_serverapps"), ("site-a", "site-a")])
+def test_logs_are_one_json_object_a_line(federation: Federation, name: str, queue: str) -> None:
     service = federation.services[name]
-    service.wait_until(lambda: service.output().count("\n") >= 1, f"{name} has logged something")
+    with redis_py.Redis.from_url(federation.url) as client:
+        service.wait_until(lambda: client.scard(f"rq:workers:{queue}"), f"{name} serves")
     assert service.stop() == 0, service.output()
+    assert service.output()
     for line in service.output().splitlines():
         assert isinstance(json.loads(line), dict), line
+
+
+def serves(client: redis_py.Redis, queue: str, workers: int) -> bool:
+    return bool(client.scard(f"rq:workers:{queue}") == workers)
 
 
 def port_answers(url: str) -> bool:
