@@ -100,9 +100,9 @@ def test_queues_and_finished_jobs_are_there_while_the_run_goes_on(
         arrays = message.content["arrays"]
         return Message(RecordDict({"arrays": arrays, "metrics": MetricRecord({"num-examples": 1})}), reply_to=message)
     """
-    project = write_project(tmp_path, client=client)
+    project = write_project(tmp_path, client=client, config="pause = 30.0")
     number = call(
-        *("run", project, "--json", "-c", "num-rounds=2", "-c", "timeout=100.0", "-c", "pause=30.0"), url=federation.url
+        *("run", project, "--json", "-c", "num-rounds=2", "-c", "timeout=100.0",), url=federation.url
     ).json["run_id"]
     events = lambda: call("log", number, url=federation.url).out  # noqa: E731
     wait_until(lambda: "round 1/2" in events(), "the first round is over", timeout=30)

@@ -15,6 +15,7 @@ from tests.support import RealServer, Service, wait_until
 from tests.support.services import SCRIPTS
 
 NODES = ("a", "b", "c")
+RUNS = 3
 
 
 class Deployment:
@@ -32,10 +33,22 @@ class Deployment:
 
     def start(self) -> None:
         self.server.start()
-        self.serve("superlink", "superlink", "--runs", "3", "--grace", "2s")
+        self.serve("superlink", "superlink", "--runs", str(RUNS), "--grace", "2s")
         for number, name in enumerate(NODES):
             self.serve_node(name, number)
-        wait_until(lambda: self.online() == list(NODES), lambda: f"all nodes are online; {self.output()}", timeout=60)
+        self.wait_until_complete()
+
+    def wait_until_complete(self) -> None:
+        """Wait until every node is online and every slot has its worker: from then on no service starts a process
+        that stays."""
+        queues = {"_serverapps": RUNS, **dict.fromkeys(NODES, 1)}
+
+        def complete() -> bool:
+            with self.client() as client:
+                workers = {queue: client.scard(f"rq:workers:{queue}") for queue in queues}
+            return self.online() == list(NODES) and workers == queues
+
+        wait_until(complete, lambda: f"all nodes and workers are there; {self.output()}", timeout=60)
 
     def serve(self, name: str, *words: str) -> Service:
         """Start ``fedq WORDS`` as a service of this federation."""
@@ -117,7 +130,12 @@ def train(message, context):
 
 
 def write_project(
-    folder: Path, *, server: str = GOOD_SERVER, client: str = GOOD_CLIENT, package: str = "app_under_test"
+    folder: Path,
+    *,
+    server: str = GOOD_SERVER,
+    client: str = GOOD_CLIENT,
+    package: str = "app_under_test",
+    config: str = "",
 ) -> Path:
     """Write a project whose apps consist of these functions; returns its directory."""
     project = folder / package
@@ -130,6 +148,6 @@ def write_project(
         f'[project]\nname = "{package}"\nversion = "1"\n\n'
         f'[tool.fedq.app.components]\nserverapp = "{package}.server_app:app"\n'
         f'clientapp = "{package}.client_app:app"\n\n'
-        "[tool.fedq.app.config]\nnum-rounds = 1\nnodes = 3\ntimeout = 20.0\n"
+        f"[tool.fedq.app.config]\nnum-rounds = 1\nnodes = 3\ntimeout = 20.0\n{config}\n"
     )
     return project
