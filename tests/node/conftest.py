@@ -10,13 +10,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import cloudpickle
 import numpy as np
 import pytest
 
 from fedq.apps import ArrayRecord, ConfigRecord, Error, RecordDict
 from fedq.apps.wire import decode, decode_error, encode, encode_user_config, referenced
-from fedq.relay import claims, messages, nodes, objects, runs
+from fedq.relay import bundles, claims, messages, nodes, objects, runs
 from fedq.relay.connection import Relay
 from fedq.relay.jobs import FedqJob
 from fedq.relay.messages import Answer
@@ -195,14 +194,12 @@ class Federation:
         return self.runs[-1]
 
     def pack(self, app: Any = None) -> bytes:
+        """An app as a bundle; bytes are taken for one."""
         if isinstance(app, bytes):
             return app
         if app is None:
-            from tests.node import app as module
-
-            cloudpickle.register_pickle_by_value(module)
-            app = module.app
-        return cloudpickle.dumps(app)
+            from tests.node.app import app
+        return bundles.pack_object(app).data
 
     def close(self) -> None:
         for site in self.sites:
