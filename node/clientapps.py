@@ -13,12 +13,12 @@ from fedq.node.bundle import AppCache
 from fedq.node.cache import ObjectCache
 from fedq.node.execution import Errand, Execution
 from fedq.node.host import process_name
-from fedq.node.logs import LogShipper, captured
 from fedq.node.settings import NodeSettings
 from fedq.relay import claims, messages, runs
 from fedq.relay.claims import Commit, Renew
 from fedq.relay.connection import Relay
 from fedq.relay.jobs import Assignment, Cause, CauseKind, FedqJob, ForeignJob, Outcome, Verdict, Work
+from fedq.relay.logs import LogShipper, captured
 from fedq.relay.messages import Answered, Reason, text
 from fedq.relay.runs import OPEN
 

@@ -25,7 +25,6 @@ from typing import Any, TypeVar
 from fedq.apps.errors import FedqError
 from fedq.node.clientapps import ClientAppWork
 from fedq.node.dispatcher import Dispatcher
-from fedq.node.logs import set_up_logging
 from fedq.node.role import SUPERNODE, WORKER, Holder, Role
 from fedq.node.settings import NodeSettings
 from fedq.node.threads import limit_threads
@@ -35,6 +34,7 @@ from fedq.relay.errors import RelayMisconfigured
 from fedq.relay.jobs import AppWorker
 from fedq.relay.jobs.processes import poll
 from fedq.relay.jobs.supervisor import ChildContext, ChildSpec, Supervisor
+from fedq.relay.logs import set_up_logging
 
 logger = logging.getLogger(__name__)
 
