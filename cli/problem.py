@@ -54,7 +54,7 @@ def run_command(command: click.Command, args: Sequence[str] | None = None) -> in
     except BrokenPipeError:
         # The reader of a pipe (`fedq runs | head`) has gone; the interpreter must not complain on its way out.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 1
+        return 0
     except Exception as error:
         return _complain(_line_of(error), 1, error)
     return result if isinstance(result, int) else 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import urllib.request
 from collections.abc import Callable, Iterator
@@ -10,7 +11,6 @@ from pathlib import Path
 
 import pytest
 
-from tests.cli.conftest import Call
 from tests.cli.deployment import NODES, Deployment, deployment, write_project
 from tests.support import Service, free_port, wait_until
 from tests.support.services import SCRIPTS
@@ -88,7 +88,7 @@ def shows(text: Callable[[], str], *words: str) -> bool:
 
 
 def test_queues_and_finished_jobs_are_there_while_the_run_goes_on(
-    federation: Deployment, dashboard: str, browser: object, call: Call, tmp_path: Path
+    federation: Deployment, dashboard: str, browser: object, tmp_path: Path
 ) -> None:
     client = """
     import time
@@ -101,18 +101,16 @@ def test_queues_and_finished_jobs_are_there_while_the_run_goes_on(
         return Message(RecordDict({"arrays": arrays, "metrics": MetricRecord({"num-examples": 1})}), reply_to=message)
     """
     project = write_project(tmp_path, client=client, config="pause = 30.0")
-    number = call(
-        *("run", project, "--json", "-c", "num-rounds=2", "-c", "timeout=100.0",), url=federation.url
-    ).json["run_id"]
-    events = lambda: call("log", number, url=federation.url).out  # noqa: E731
-    wait_until(lambda: "round 1/2" in events(), "the first round is over", timeout=30)
+    submitted = json.loads(federation.fedq("run", project, "--json", "-c", "num-rounds=2", "-c", "timeout=100.0"))
+    number = submitted["run_id"]
+    wait_until(lambda: "round 1/2" in federation.fedq("log", number), "the first round is over", timeout=30)
 
     def text() -> str:
         return str(browser.find_element("tag name", "body").text)  # type: ignore[attr-defined]
 
     browser.get(dashboard)  # type: ignore[attr-defined]
     wait_until(lambda: all(f"\n{name} " in f"\n{text()}" for name in NODES), lambda: f"queues of all nodes: {text()}")
-    assert call("runs", "--json", url=federation.url).json[0]["status"] == "running"
+    assert json.loads(federation.fedq("runs", "--json"))[0]["status"] == "running"
 
     for name in NODES:
         browser.get(f"{dashboard}/0/view/jobs/{name}/finished/8/desc/1")  # type: ignore[attr-defined]
@@ -120,4 +118,4 @@ def test_queues_and_finished_jobs_are_there_while_the_run_goes_on(
             partial(shows, text, f"run {number}", "train", name),
             lambda: f"the finished job of a node with its description: {text()}",
         )
-    call("stop", number, url=federation.url).succeeds()
+    federation.fedq("stop", number)

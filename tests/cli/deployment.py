@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
 import textwrap
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -68,6 +70,19 @@ class Deployment:
             *("--config", f"partition-id={number}", "--config", f"num-partitions={len(NODES)}"),
         )
 
+    def fedq(self, *words: object) -> str:
+        """What a command prints; it must succeed."""
+        done = subprocess.run(
+            [str(SCRIPTS / "fedq"), *(str(word) for word in words)],
+            env={**os.environ, "FEDQ_REDIS_URL": self.url},
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=60,
+        )
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
     def online(self) -> list[str]:
         """The nodes with a heartbeat, sorted."""
         with Relay.connect(self.url) as relay:
@@ -115,7 +130,10 @@ GOOD_SERVER = """
 @app.main()
 def main(grid, context):
     config = context.run_config
-    strategy = FedAvg(fraction_evaluate=0.0, min_available_nodes=int(config["nodes"]), node_timeout=2.0)
+    nodes = int(config["nodes"])
+    strategy = FedAvg(
+        fraction_evaluate=0.0, min_train_nodes=min(2, nodes), min_available_nodes=nodes, node_timeout=2.0
+    )
     arrays, timeout = ArrayRecord([np.zeros(3)]), float(config["timeout"])
     strategy.start(grid, arrays, num_rounds=int(config["num-rounds"]), timeout=timeout)
 """

@@ -2,7 +2,8 @@
 
 ``python`` blocks of one file share a namespace, as in one session. ``console`` blocks are shell sessions: lines that
 begin with ``$ `` are commands (``> `` continues one), the others are what they print, in which ``…`` stands for
-anything; lines that are not shown are allowed. ``toml`` and ``json`` blocks are parsed. ``text`` blocks are pictures.
+anything; lines that are not shown are allowed, and the number of spaces does not matter. ``toml`` and ``json`` blocks
+are parsed. ``text`` blocks are pictures.
 """
 
 from __future__ import annotations
@@ -24,7 +25,9 @@ ROOT = Path(__file__).parents[2]
 _FENCE = re.compile(r"^```(\S*)\s*$")
 
 INSTEAD = {
-    # What would test itself, or needs a machine of its own, is looked at rather than run.
+    # What would test itself, or needs a machine of its own, is looked at rather than run; a script knows its clone by
+    # where it is.
+    r"scripts/demo\b": f"{ROOT}/scripts/demo",
     r"scripts/test\b": "bash -n scripts/test && test -x scripts/test",
     r"\.ci/run\b": "bash -n .ci/run && test -x .ci/run",
     r"git clone ": "true",
@@ -110,8 +113,9 @@ def _run_session(block: Block, where: str, folder: Path, environment: Mapping[st
     assert process.returncode == 0, f"{where} failed with {process.returncode}:\n{output}"
     rest = output.splitlines()
     for expected in _expected(block):
-        pattern = ".*".join(re.escape(part.strip()) for part in expected.split("…"))
-        place = next((i for i, line in enumerate(rest) if re.fullmatch(rf"\s*{pattern}\s*", line)), None)
+        pattern = ".*".join(re.escape(" ".join(part.split())) for part in expected.split("…"))
+        lines = (" ".join(line.split()) for line in rest)
+        place = next((i for i, line in enumerate(lines) if re.fullmatch(pattern, line)), None)
         assert place is not None, f"{where}: {expected!r} was not printed (in this order); printed was:\n{output}"
         rest = rest[place + 1 :]
 
@@ -133,11 +137,12 @@ def _commands(block: Block) -> Iterator[str]:
 
 
 def _expected(block: Block) -> list[str]:
-    return [line for line in block.text.splitlines() if line.strip() and not line.startswith(("$ ", "> "))]
+    # A line of dots stands for any number of lines, which need not be shown anyway.
+    return [line for line in block.text.splitlines() if line.strip(" …") and not line.startswith(("$ ", "> "))]
 
 
 def _shell(block: Block) -> Iterator[str]:
-    yield "trap 'kill $(jobs -p) 2>/dev/null; wait' EXIT"
+    yield "trap 'kill $(jobs -p) 2>/dev/null || true; wait || true' EXIT"
     for raw in _commands(block):
         command = raw.split("   # ")[0].rstrip()
         for pattern, instead in INSTEAD.items():
