@@ -136,10 +136,9 @@ class Strategy(ABC):
         """Run the rounds and return, and publish, their result.
 
         An event ``strategy`` tells the beginning. After each round an event ``round`` is emitted and a checkpoint
-        written into ``grid.context``. Where the
-        Context holds a checkpoint already, since the run was interrupted, it continues behind that round;
-        `initial_arrays` are not used then. A run may start several strategies, one after the other: each has its own
-        checkpoint, told apart by the number of the call.
+        written into ``grid.context``. Where the Context holds a checkpoint already, since the run was interrupted, it
+        continues behind that round; `initial_arrays` are not used then. A run may start several strategies, one after
+        the other: each has its own checkpoint, told apart by the number of the call.
 
         Args:
             grid: the ServerApp's Grid.
@@ -273,6 +272,7 @@ class Strategy(ABC):
         return grid.stream(messages, timeout=timeout, **self.stream_options(len(messages)))
 
     def _end(self, replies: Replies, grid: Grid) -> None:
+        len(replies)  # a strategy need not look at all of them, the nodes are waited for all the same
         # A late reply would belong to a round that is over. Without this the node would still work on it.
         if unanswered := replies.unanswered:
             grid.cancel(unanswered)

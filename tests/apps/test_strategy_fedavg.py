@@ -381,6 +381,17 @@ def test_waiting_samples_nodes_that_are_offline_and_failing_does_not() -> None:
         assert told == ([["node-1"]] if on_offline == "wait" else [])
 
 
+def test_nodes_finish_their_work_also_when_the_strategy_does_not_look_at_the_replies() -> None:
+    class Blind(FedAvg):
+        def aggregate_evaluate(self, server_round: int, replies: Iterable[Message]) -> MetricRecord | None:
+            return None
+
+    federation = Federation(3, delays={"node-2": 5.0})
+    federation.fail("node-0", Error(1000, "busy"))
+    run = federation.run(averaging_app(lambda: Blind(fraction_train=0.0), rounds=2), training_app())
+    assert [(event["replies"], event["failures"], event["unanswered"]) for event in rounds_of(run)] == [(2, 1, 0)] * 2
+
+
 def test_the_public_names_are_these() -> None:
     import fedq.apps.mod
     import fedq.apps.strategy
