@@ -36,6 +36,8 @@ from fedq.relay.errors import (
     RelayReadOnly,
     RelayUnavailable,
     RevisionLost,
+    RunOver,
+    RunStopped,
 )
 from fedq.relay.flights import Flight, Flights, forget_flights, keep_flights
 from fedq.relay.journal import FREED, Replay, fenced, over
@@ -58,7 +60,7 @@ OFFLINE_CHECK = 2.0
 """Seconds between two looks at the heartbeats of nodes that were asked with ``on_offline="fail"``."""
 ROSTER_CHECK = 0.3
 """Seconds between two looks at the nodes while a ServerApp waits for more of them."""
-ALIVE_CHECK = 5.0
+ALIVE_CHECK = 2.0
 """Seconds without a reply after which the Grid makes sure that the run is still its own."""
 PATIENCE = 900.0
 """Seconds that a checkpoint or an event waits for a server which is full."""
@@ -650,6 +652,10 @@ class RedisGrid(Grid):
                 return action()
             except RelayUnavailable as error:
                 self._lost, reason = True, error
+            except RunOver as error:
+                if not isinstance(error, RunStopped):
+                    self._make_sure()  # knows how it ended
+                raise
             except (RelayFull, RelayReadOnly) as error:
                 if isinstance(error, RelayFull) and (not drains or time.monotonic() >= give_up):
                     raise

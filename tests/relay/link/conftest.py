@@ -1,0 +1,90 @@
+"""Runs, nodes and SuperLinks on one real server, tidied up behind each test."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from fedq.apps.wire import encode_user_config
+from fedq.relay import claims, nodes, runs
+from fedq.relay.connection import Relay
+from fedq.relay.grid import RedisGrid
+from fedq.relay.superlink import SuperLink
+from tests.relay.link.responder import Answer, Responder
+from tests.support import RealServer
+from tests.support.services import Service
+
+
+@dataclass
+class Setting:
+    """What a test of this folder starts from."""
+
+    url: str
+    relay: Relay
+    folder: Path
+    stack: contextlib.ExitStack = field(default_factory=contextlib.ExitStack)
+
+    def node(self, name: str, answer: Answer | None = None, **labels: str) -> Responder:
+        """A node that is online and answers."""
+        made = Responder(self.url, name, answer, folder=self.folder / "apps", labels=labels)
+        return self.stack.enter_context(made)
+
+    def link(self) -> SuperLink:
+        return self.stack.enter_context(SuperLink.connect(self.url))
+
+    def superlink(self, *, slots: int = 2, grace: float = 2.0) -> Service:
+        """A SuperLink as a process of its own."""
+        words = ["superlink", "--runs", str(slots), "--grace", str(grace)]
+        command = [sys.executable, "-m", "fedq.cli", *words]
+        environment = {"FEDQ_REDIS_URL": self.url, "XDG_CACHE_HOME": str(self.folder / "cache")}
+        service = Service("superlink", command, log=self.folder / "superlink.log", environment=environment)
+        return self.stack.enter_context(service)
+
+    def submitted(self, config: dict[str, Any] | None = None, **spec: Any) -> int:
+        """A run without apps, whose ServerApp is the test."""
+        given = runs.RunSpec(client_token=claims.new_token(), config=encode_user_config(config or {}), **spec)
+        return runs.submit(self.relay, given)
+
+    def grid(self, run: int | None = None, *, lease: float = 600.0, **spec: Any) -> RedisGrid:
+        """The Grid of an attempt of a run, a new one by default."""
+        number = run if run is not None else self.submitted(**spec)
+        token = claims.new_token()
+        claimed = runs.claim_run(self.relay, number, token, lease=lease)
+        assert claimed.outcome is runs.Step.OK, claimed
+        relay = self.stack.enter_context(Relay(self.url, retries=0))
+        return RedisGrid(relay, claimed, token)
+
+    def interrupt(self, grid: RedisGrid) -> RedisGrid:
+        """What follows when the process of a ServerApp is lost: the next attempt's Grid."""
+        runs.release_run(self.relay, grid.run_id, grid.token)
+        return self.grid(grid.run_id)
+
+    def close(self) -> None:
+        self.stack.close()
+        relay = self.relay
+        for run in runs.alive_runs(relay):
+            runs.finish(relay, run, "", "stopped")
+        for info in runs.list_runs(relay):
+            assert runs.remove_run(relay, info.run_id)
+        for name in nodes.node_names(relay):
+            nodes.forget(relay, name)
+        relay.redis.delete(relay.keys.run_counter(), relay.keys.wake(), relay.keys.links())
+        # RQ keeps what it shows of ended jobs for a while.
+        if kept := list(relay.redis.scan_iter("rq:*")):
+            relay.redis.delete(*kept)
+
+
+@pytest.fixture
+def setting(server: RealServer, relay: Relay, tmp_path: Path) -> Iterator[Setting]:
+    """A clean server. At the end everything is removed, and what a clean-up forgets fails the test."""
+    made = Setting(server.url, relay, tmp_path)
+    try:
+        yield made
+    finally:
+        made.close()
