@@ -25,6 +25,9 @@ from tests.support.waiting import wait_until
 
 SERVE = Path(__file__).with_name("serve.py")
 
+FORK_OR_ALL = ("fork", *(pytest.param(name, marks=pytest.mark.slow) for name in ("run", "inline")))
+"""Isolations of a test that runs in the default one always, and in the others with --all."""
+
 
 @dataclass
 class HandRun:

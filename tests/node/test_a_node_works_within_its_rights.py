@@ -8,7 +8,7 @@ import pytest
 from fedq.apps import ErrorCode
 from fedq.cli.acl import node_rule
 from fedq.relay import nodes, scripts
-from tests.node.conftest import Federation
+from tests.node.conftest import FORK_OR_ALL, Federation
 from tests.support.waiting import wait_until
 
 
@@ -39,7 +39,7 @@ def refusals(federation: Federation) -> set[tuple[str, str]]:
     return refused - {("command", "config|get"), ("key", federation.relay.keys.nodes())}
 
 
-@pytest.mark.parametrize("isolation", ["fork", "run", "inline"])
+@pytest.mark.parametrize("isolation", FORK_OR_ALL)
 def test_it_answers_messages_keeps_contexts_and_ships_logs(
     federation: Federation, rights: None, isolation: str
 ) -> None:

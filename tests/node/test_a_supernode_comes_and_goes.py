@@ -16,7 +16,7 @@ import pytest
 
 from fedq.relay import nodes
 from fedq.relay.connection import Relay
-from tests.node.conftest import SERVE, Federation, open_gate
+from tests.node.conftest import FORK_OR_ALL, SERVE, Federation, open_gate
 from tests.support.servers import RealServer
 from tests.support.services import Service
 from tests.support.waiting import wait_until
@@ -63,7 +63,7 @@ def test_a_running_app_may_finish_within_the_grace_time(federation: Federation) 
     assert not site.online()
 
 
-@pytest.mark.parametrize("isolation", ["fork", "run", "inline"])
+@pytest.mark.parametrize("isolation", FORK_OR_ALL)
 def test_what_is_cut_short_by_a_shutdown_is_tried_again_and_does_not_count(
     federation: Federation, isolation: str
 ) -> None:
@@ -83,7 +83,7 @@ def test_what_is_cut_short_by_a_shutdown_is_tried_again_and_does_not_count(
     assert run.wait_for(message).attempt == 1
 
 
-@pytest.mark.parametrize("isolation", ["fork", "run", "inline"])
+@pytest.mark.parametrize("isolation", FORK_OR_ALL)
 def test_a_killed_supernode_leaves_no_process_and_its_successor_goes_on(federation: Federation, isolation: str) -> None:
     site = federation.site(isolation=isolation)
     run = federation.run()
@@ -159,7 +159,7 @@ def test_a_worker_takes_over_when_the_supernode_is_gone(federation: Federation) 
     assert run.metrics(run.push("clinic-a", "train", run.arrays(np.zeros(1))))["count"] == 2
 
 
-@pytest.mark.parametrize("isolation", ["fork", "run", "inline"])
+@pytest.mark.parametrize("isolation", FORK_OR_ALL)
 def test_a_server_that_crashes_is_waited_for(crashing: Federation, isolation: str) -> None:
     site = crashing.site(isolation=isolation)
     run = crashing.run()

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from fedq.relay import runs
-from tests.node.conftest import Federation, HandRun
+from tests.node.conftest import FORK_OR_ALL, Federation, HandRun
 from tests.support.waiting import wait_until
 
 
@@ -15,7 +15,7 @@ def lines(run: HandRun, node: str = "clinic-a") -> list[dict[str, Any]]:
     return [event.data for event in runs.read_log(run.relay, node, run.run)]
 
 
-@pytest.mark.parametrize("isolation", ["fork", "run", "inline"])
+@pytest.mark.parametrize("isolation", FORK_OR_ALL)
 def test_prints_and_log_records_arrive(federation: Federation, isolation: str) -> None:
     federation.site(isolation=isolation)
     run = federation.run()

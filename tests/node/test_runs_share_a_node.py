@@ -7,11 +7,11 @@ import pytest
 
 from fedq.apps import ErrorCode
 from fedq.relay.jobs import FedqQueue
-from tests.node.conftest import Federation, open_gate
+from tests.node.conftest import FORK_OR_ALL, Federation, open_gate
 from tests.support.waiting import wait_until
 
 
-@pytest.mark.parametrize("isolation", ["fork", "run", "inline"])
+@pytest.mark.parametrize("isolation", FORK_OR_ALL)
 def test_with_two_slots_a_stuck_run_does_not_hold_up_another(federation: Federation, isolation: str) -> None:
     federation.site(slots=2, isolation=isolation)
     stuck, lively = federation.run(), federation.run()

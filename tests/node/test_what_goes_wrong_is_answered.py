@@ -9,7 +9,7 @@ import pytest
 
 from fedq.apps import ErrorCode, RecordDict
 from fedq.relay import messages, objects
-from tests.node.conftest import Federation, HandRun
+from tests.node.conftest import FORK_OR_ALL, Federation, HandRun
 from tests.support.waiting import wait_until
 
 ISOLATIONS = ("fork", "run", "inline")
@@ -20,7 +20,7 @@ def still_works(run: HandRun, count: int) -> None:
     assert run.metrics(run.push("clinic-a", "train", run.arrays(np.zeros(2))))["count"] == count
 
 
-@pytest.mark.parametrize("isolation", ISOLATIONS)
+@pytest.mark.parametrize("isolation", FORK_OR_ALL)
 def test_an_exception_comes_back_with_its_traceback_and_leaves_the_context(
     federation: Federation, isolation: str
 ) -> None:
@@ -147,7 +147,7 @@ def test_a_killed_app_is_tried_again_and_answered_once(federation: Federation, i
     assert site.ended_job(message, 3).get_status() == "finished"
 
 
-@pytest.mark.parametrize("isolation", ISOLATIONS)
+@pytest.mark.parametrize("isolation", FORK_OR_ALL)
 def test_an_app_that_always_dies_is_answered_after_its_last_try(federation: Federation, isolation: str) -> None:
     federation.site(isolation=isolation)
     run = federation.run(max_deliveries=2)
