@@ -47,7 +47,7 @@ class InlineExecutor(Executor):
     _alarm: Wakeup | None = None
 
     def open(self) -> None:
-        """Start the side process."""
+        """Start the side process. What the app starts, as pools of its own, is left alone between messages."""
         self._ensure_side()
 
     def _ensure_side(self) -> Channel:
@@ -102,10 +102,6 @@ class InlineExecutor(Executor):
     def tick(self) -> None:
         """Start a new side process if it has ended."""
         self._ensure_side()
-
-    def pids(self) -> Iterable[int]:
-        """The side process."""
-        return [self._side.pid] if self._side is not None else []
 
     def forget(self) -> None:
         """Nothing: the side process uses what it needs of this."""

@@ -15,7 +15,16 @@ from typing import TYPE_CHECKING
 
 from fedq.relay.jobs.execution import be, execute, serve
 from fedq.relay.jobs.frames import Channel, pair
-from fedq.relay.jobs.processes import Child, describe_status, fork, poll
+from fedq.relay.jobs.processes import (
+    Child,
+    adopt_orphans,
+    children_of,
+    describe_status,
+    fork,
+    kill_orphans,
+    poll,
+    reap_orphans,
+)
 from fedq.relay.jobs.watch import Ended, Kill, Watch
 from fedq.relay.jobs.work import Assignment, Cause, CauseKind, Isolation
 
@@ -33,9 +42,13 @@ class Executor(abc.ABC):
 
     def __init__(self, worker: AppWorker) -> None:
         self.worker = worker
+        self._foreign: set[int] = set()
 
-    def open(self) -> None:  # noqa: B027
+    def open(self) -> None:
         """Called once, before the first assignment."""
+        # Descendants that leave their group, to be killed when the process that started them has ended.
+        self._foreign = children_of(os.getpid())
+        adopt_orphans()
 
     @abc.abstractmethod
     def run(self, assignment: Assignment, begun: Callable[[], None], watch: Watch) -> Ended:
@@ -54,10 +67,6 @@ class Executor(abc.ABC):
     def interval(self) -> float | None:
         """Seconds between calls of :meth:`tick`, None if only :meth:`fds` matter."""
         return None
-
-    def pids(self) -> Iterable[int]:
-        """Processes that live on between jobs."""
-        return ()
 
     def forget(self) -> None:  # noqa: B027
         """Called in a forked child: close what belongs to the parent."""
@@ -137,6 +146,7 @@ class ForkExecutor(Executor):
                 self._child.kill()
                 self._child.wait(10.0)
             self._child = None
+            kill_orphans(self._foreign)
 
     def close(self) -> None:
         """Kill what may be there."""
@@ -201,6 +211,13 @@ class RunExecutor(Executor):
         kept.child.kill()
         kept.child.wait(10.0)
 
+    def settle(self) -> None:
+        """Kill orphans, if there is no kept process to which they may be of use."""
+        if self._kept:
+            reap_orphans(self._foreign | {kept.child.pid for kept in self._kept.values()})
+        else:
+            kill_orphans(self._foreign)
+
     def tick(self) -> None:
         """End the processes that died or whose group is over."""
         for group, kept in list(self._kept.items()):
@@ -211,6 +228,7 @@ class RunExecutor(Executor):
             for group in list(self._kept):
                 if not self.worker.group_alive(group):
                     self._end(self._kept.pop(group))
+        self.settle()
 
     def interval(self) -> float | None:
         """As long as processes are kept, somebody has to ask whether they are still of use."""
@@ -222,10 +240,6 @@ class RunExecutor(Executor):
             kept.channel.fileno() for kept in self._kept.values()
         ]
 
-    def pids(self) -> Iterable[int]:
-        """The kept processes."""
-        return [kept.child.pid for kept in self._kept.values()]
-
     def forget(self) -> None:
         """Close the channels to the siblings."""
         for kept in self._kept.values():
@@ -236,6 +250,7 @@ class RunExecutor(Executor):
         """End every kept process."""
         while self._kept:
             self._end(self._kept.popitem()[1])
+        self.settle()
 
 
 def executor_for(isolation: Isolation, worker: AppWorker) -> Executor:

@@ -33,7 +33,7 @@ from fedq.relay.jobs.dequeue import Dequeue
 from fedq.relay.jobs.frames import Wakeup
 from fedq.relay.jobs.isolation import executor_for
 from fedq.relay.jobs.job import FedqJob, FedqQueue, fetch
-from fedq.relay.jobs.processes import adopt_orphans, kill_orphans, poll
+from fedq.relay.jobs.processes import poll
 from fedq.relay.jobs.records import Records
 from fedq.relay.jobs.supervisor import ChildContext
 from fedq.relay.jobs.watch import Ended, Timing, Watch
@@ -134,7 +134,6 @@ class AppWorker(Worker):
 
     def work(self, *_: Any, **__: Any) -> bool:
         """Work until told to stop; whether any job was done."""
-        adopt_orphans()
         self._install_signal_handlers()
         self.executor.open()
         # What is there now is shared with the children as long as nobody's collector touches it.
@@ -260,7 +259,6 @@ class AppWorker(Worker):
             self.record(job, self._execution, ended, text)
         finally:
             self.executor.settle()
-            self.sweep()
 
     def answer(self, assignment: Assignment, ended: Ended) -> str:
         """Speak for an execution that came to no outcome; the text for the job's records."""
@@ -334,7 +332,6 @@ class AppWorker(Worker):
     def _leave(self) -> None:
         self._dequeue.abandon()
         self.executor.close()
-        self.sweep()
         if self._born:
             with contextlib.suppress(RedisError, OSError):
                 self.records.dead()
@@ -405,10 +402,6 @@ class AppWorker(Worker):
         except Exception as error:
             log.debug("could not ask for run %s: %s", group, error)
             return True
-
-    def sweep(self) -> None:
-        """Kill what a dead child has left behind."""
-        kill_orphans(self.executor.pids(), self.executor.pids())
 
     def forked(self) -> None:
         """In a forked child: let go of what belongs to the worker."""
