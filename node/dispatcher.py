@@ -7,10 +7,10 @@ new number, and the claim decides who runs a message. So everything here may be 
 from __future__ import annotations
 
 import logging
-import queue
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from queue import Empty, SimpleQueue
 from typing import Any
 
 import redis
@@ -77,7 +77,7 @@ class Dispatcher:
     Args:
         settings: the node's; ``slots`` are those of this process' own workers.
         relay: a handle of its own.
-        jobs: a client of the server that holds the node's RQ queue.
+        queue: a handle on the server that holds the node's RQ queue.
         role: the role, perhaps taken already.
         info: what the node says of itself while this dispatcher serves it.
     """
@@ -86,7 +86,7 @@ class Dispatcher:
         self,
         settings: NodeSettings,
         relay: Relay,
-        jobs: redis.Redis,
+        queue: Relay,
         role: Role,
         info: nodes.NodeInfo,
         *,
@@ -95,11 +95,12 @@ class Dispatcher:
         self.settings = settings
         self.node = settings.name
         self.relay = relay
-        self.jobs = jobs
+        self.queue = queue
+        self.jobs: redis.Redis = queue.redis
         self.role = role
         self.info = info
-        self._queue = FedqQueue(settings.name, jobs)
-        self.events: queue.SimpleQueue[Arrived | Lost | Nudge | None] = queue.SimpleQueue()
+        self._queue = FedqQueue(settings.name, self.jobs)
+        self.events: SimpleQueue[Arrived | Lost | Nudge | None] = SimpleQueue()
         self._clock = clock
         self._stopping = False
         self._backlog = Backlog(relay, self.node)
@@ -158,7 +159,7 @@ class Dispatcher:
                     self._serve_once()
                 except (FedqError, redis.RedisError) as error:
                     self._synced = False
-                    problem = error if isinstance(error, FedqError) else translate(error, self.relay.url)
+                    problem = error if isinstance(error, FedqError) else translate(error, self.queue.url)
                     if str(problem) != said:
                         said = str(problem)
                         logger.warning("node %s: %s; trying again", self.node, problem)
@@ -208,7 +209,7 @@ class Dispatcher:
             events.append(self.events.get(timeout=timeout) if timeout > 0 else self.events.get_nowait())
             while True:
                 events.append(self.events.get_nowait())
-        except queue.Empty:
+        except Empty:
             pass
         return events
 

@@ -120,6 +120,12 @@ class InboxReader(threading.Thread):
                 self._ended.wait(pause)
                 pause = min(2.0, pause * 2)
                 continue
+            except Exception as error:  # without a reader the node would be deaf
+                if not self._ended.is_set():
+                    logger.exception("the inbox could not be read; trying again")
+                    self._tell(Lost(repr(error)))
+                    self._ended.wait(1.0)
+                continue
             pause = 0.05
             if raw and not self._ended.is_set():
                 self._tell(sort_out(raw[0][1]))

@@ -202,7 +202,7 @@ def _dispatch(settings: NodeSettings, holder: Holder, context: ChildContext) -> 
     relay = Relay.connect(settings.redis_url, client_name=f"fedq-{settings.name}-dispatcher")
     queue = Relay.connect(settings.queue_url or settings.redis_url, client_name=f"fedq-{settings.name}-queue")
     role = Role(relay, settings.name, holder, lease=_lease(settings))
-    dispatcher = Dispatcher(settings, relay, queue.redis, role, _info(settings, holder))
+    dispatcher = Dispatcher(settings, relay, queue, role, _info(settings, holder))
     signal.signal(signal.SIGTERM, lambda *_: dispatcher.stop())
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_listen, args=(context, dispatcher), name="supervisor-events", daemon=True).start()

@@ -159,7 +159,6 @@ class Federation:
     folder: Path
     sites: list[Site] = field(default_factory=list)
     runs: list[HandRun] = field(default_factory=list)
-    bundles: set[str] = field(default_factory=set)
 
     def site(self, name: str = "clinic-a", *, what: str = "supernode", wait: bool = True, **settings: Any) -> Site:
         """Start a SuperNode."""
@@ -183,7 +182,6 @@ class Federation:
         bundle = self.pack(app)
         digest = objects.digest_of(bundle)
         objects.upload_bundle(self.relay, {digest: bundle})
-        self.bundles.add(digest)
         given = runs.RunSpec(
             client_token=claims.new_token(),
             client_bundle=digest,
@@ -214,8 +212,6 @@ class Federation:
         for name in nodes.node_names(self.relay):
             nodes.forget(self.relay, name)
         self.relay.redis.delete(self.relay.keys.run_counter(), self.relay.keys.wake())
-        for digest in self.bundles:  # uploaded for a submit, and owned by the upload as well
-            self.relay.redis.delete(*self.relay.redis.scan_iter(f"{self.relay.keys.obj(digest)}*"), "none")
         # RQ keeps what it shows of ended jobs for a while.
         if kept := list(self.relay.redis.scan_iter("rq:*")):
             self.relay.redis.delete(*kept)

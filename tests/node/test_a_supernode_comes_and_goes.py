@@ -45,6 +45,19 @@ def test_sigterm_ends_it_well_and_shows_the_node_offline_at_once(federation: Fed
     assert federation.site().online()
 
 
+def test_its_log_can_be_json_lines(federation: Federation) -> None:
+    site = federation.site(log_format="json")
+    run = federation.run()
+    run.content(run.push("clinic-a", "train.talk", run.config()))
+
+    site.service.stop()
+
+    lines = [json.loads(line) for line in site.service.output().splitlines()]
+    assert all({"time", "level", "logger", "text"} <= set(line) for line in lines)
+    assert any("trusts ANY app" in line["text"] and line["level"] == "WARNING" for line in lines)
+    assert lines[-1]["text"] == "node clinic-a has ended"
+
+
 def test_a_running_app_may_finish_within_the_grace_time(federation: Federation) -> None:
     site = federation.site(grace=20.0)
     run = federation.run()

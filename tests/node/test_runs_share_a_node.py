@@ -80,10 +80,11 @@ def test_at_most_one_message_of_a_run_is_in_the_queue_and_no_more_jobs_than_slot
 
 
 def test_two_workers_share_the_messages_of_two_runs_and_each_run_keeps_its_order(federation: Federation) -> None:
-    node = federation.site(isolation="run")
+    node = federation.site(isolation="run", labels={"site": "eu"})
     extra = federation.site(what="worker", isolation="run", wait=False)
     wait_until(lambda: "is ready" in extra.service.output(), "the worker is ready")
-    left, right = federation.run(), federation.run()
+    # The worker has the labels of its SuperNode, by which the runs choose.
+    left, right = federation.run(selector={"site": "eu"}), federation.run(selector={"site": "eu"})
     gates = [left.gate(), right.gate()]
 
     first = [

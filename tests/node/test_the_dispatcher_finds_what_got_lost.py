@@ -210,7 +210,7 @@ def test_a_dispatcher_that_loses_its_role_stands_by_and_comes_back(relay: Relay,
     settings = NodeSettings("clinic-a", heartbeat=0.2)
     with relay.again() as own:
         role = Role(own, "clinic-a", role.holder, lease=0.7)
-        dispatcher = Dispatcher(settings, own, own.redis, role, nodes.NodeInfo())
+        dispatcher = Dispatcher(settings, own, own, role, nodes.NodeInfo())
         thread = threading.Thread(target=dispatcher.run)
         thread.start()
         try:

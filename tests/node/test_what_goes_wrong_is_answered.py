@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+import sys
+import types
 
 import numpy as np
 import pytest
 
-from fedq.apps import ErrorCode, RecordDict
+from fedq.apps import ClientApp, Context, ErrorCode, Message, RecordDict
 from fedq.relay import messages, objects
 from tests.node.conftest import FORK_OR_ALL, Federation, HandRun
 from tests.support.waiting import wait_until
@@ -68,6 +70,29 @@ def test_a_bundle_that_does_not_load_is_named_and_another_run_works(federation: 
     assert error.code == ErrorCode.LOAD_CLIENT_APP_EXCEPTION
     assert error.reason
     still_works(good, 1)
+
+
+def test_a_package_that_the_node_lacks_is_named(federation: Federation) -> None:
+    federation.site()
+    lacking = types.ModuleType("imaginary_package")
+    exec("def helper(): pass", lacking.__dict__)
+    app = ClientApp()
+
+    @app.train()
+    def train(message: Message, context: Context) -> Message:
+        lacking.helper()
+        return Message(RecordDict(), reply_to=message)
+
+    sys.modules["imaginary_package"] = lacking
+    try:
+        run = federation.run(app)
+    finally:
+        del sys.modules["imaginary_package"]
+
+    error = run.error(run.push("clinic-a", "train", run.config()))
+
+    assert error.code == ErrorCode.LOAD_CLIENT_APP_EXCEPTION
+    assert "'imaginary_package'" in str(error.reason)
 
 
 def test_a_payload_that_cannot_be_read_is_answered(federation: Federation) -> None:
