@@ -76,6 +76,9 @@ def adopt_orphans() -> bool:
     return _prctl(_PR_SET_CHILD_SUBREAPER, 1)
 
 
+_TOLD_TO_END = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+
+
 def reset_signals() -> None:
     """Undo in a forked child what its parent had set up for itself."""
     signal.set_wakeup_fd(-1)
@@ -163,7 +166,14 @@ def fork(*, outlives_parent: bool = False) -> Child | None:
     sys.stdout.flush()
     sys.stderr.flush()
     parent = os.getpid()
-    pid = os.fork()
+    # A signal to the child waits until the child has its own handling: the parent's handlers would swallow it.
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, _TOLD_TO_END)
+    pid = 0
+    try:
+        pid = os.fork()
+    finally:
+        if pid or os.getpid() == parent:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
     if pid:
         # Both sides set the group, so that it is there whoever comes first.
         with contextlib.suppress(OSError):

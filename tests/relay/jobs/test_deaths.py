@@ -66,6 +66,15 @@ def test_a_process_killed_from_outside_is_reported_with_the_signal(start: Start)
     assert federation.lines("died") == ["x signal the process was killed by SIGKILL"]
 
 
+@pytest.mark.parametrize("isolation", ["fork", "run", "inline"])
+def test_an_app_that_closes_every_file_does_not_hang_its_worker(start: Start, isolation: str) -> None:
+    federation = start(isolation=isolation, supervised=isolation == "inline")
+    federation.wait_status(federation.put("close", "x"), "failed")
+    (death,) = federation.lines("died")
+    assert death.startswith(("x exit the app closed the connection", "x signal the worker's process died"))
+    assert federation.wait_status(federation.put("nothing"), "finished")
+
+
 def test_what_a_job_leaves_running_is_swept_away(start: Start) -> None:
     federation = start()
     federation.wait_status(federation.put("children"), "finished")

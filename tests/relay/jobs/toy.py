@@ -101,6 +101,9 @@ class Toy:
                 client.set(
                     "toy:signals", json.dumps([repr(signal.getsignal(n)) for n in (signal.SIGTERM, signal.SIGINT)])
                 )
+            case "close":  # what a careless daemon library does
+                os.closerange(3, 256)
+                time.sleep(3600)
             case "error":
                 return Outcome("error 2", {"attempt": 1}, failure="Traceback of the app")
         client.rpush("toy:done", self.name)
