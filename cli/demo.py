@@ -172,7 +172,8 @@ def train(
         view = Silent()
     else:
         view = view_for(title, stream=stream, nodes=lambda: node_lines(federation))
-    with view:
+    with contextlib.ExitStack() as showing:
+        showing.enter_context(view)
         view.say(f"starting a private server, a SuperLink and {nodes} SuperNodes")
         with federation:
             view.say(f"server: {federation.server}")
@@ -183,6 +184,8 @@ def train(
                 view.say(f"run {run.run_id}: {project.resolve().name} submitted")
                 try:
                     follow(run, view, timeout=timeout)
+                    # The last picture is of nodes at work, not of nodes that are being ended.
+                    showing.close()
                     require_finished(run)
                 except Problem as problem:
                     raise _with_log(problem, run) from problem
@@ -201,7 +204,6 @@ def train(
                 report.paths = write_results(run, report, history, target, title)
             if keep is not None:
                 report.paths["server"] = str(keep)
-            view.say("ending the services")
     report.seconds = time.monotonic() - began
     return report, history
 
@@ -294,11 +296,9 @@ def show(report: Report, history: History) -> None:
     click.echo("")
     click.echo("go on with:")
     command = own_command()
-    for line, remark in (
-        (f"{command} new my-app", "writes an app of your own"),
-        (f"{command} demo my-app", "and watches it train here"),
-    ):
-        click.echo(f"  {line:<30} # {remark}")
+    width = len(f"{command} demo my-app")
+    for words, remark in (("new my-app", "writes an app of your own"), ("demo my-app", "and watches it train here")):
+        click.echo(f"  {f'{command} {words}':<{width}}   # {remark}")
 
 
 def own_command() -> str:

@@ -52,12 +52,21 @@ def run_command(command: click.Command, args: Sequence[str] | None = None) -> in
     except (KeyboardInterrupt, click.Abort) as error:
         return _complain("interrupted", INTERRUPTED, error)
     except BrokenPipeError:
-        # The reader of a pipe (`fedq runs | head`) has gone; the interpreter must not complain on its way out.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
+        return _nobody_reads()
+    except SystemExit as error:
+        # click's way out when a pipe breaks.
+        if isinstance(error.__context__, BrokenPipeError):
+            return _nobody_reads()
+        raise
     except Exception as error:
         return _complain(_line_of(error), 1, error)
     return result if isinstance(result, int) else 0
+
+
+def _nobody_reads() -> int:
+    """The reader of a pipe (`fedq runs | head`) has what it wanted; the interpreter must not complain about it."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.__stdout__.fileno() if sys.__stdout__ else 1)
+    return 0
 
 
 def _complain(line: str, code: int, error: BaseException) -> int:

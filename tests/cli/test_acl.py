@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import pytest
 import redis as redis_py
 from redis.exceptions import NoPermissionError
@@ -46,12 +48,18 @@ def test_a_name_that_no_node_can_have_gets_no_rule(call: Call) -> None:
     call("nodes", "acl", "a b", url="redis://127.0.0.1:1").fails(1, "'a b'")
 
 
+@pytest.fixture(scope="module")
+def confined_url() -> Iterator[str]:
+    """The address for the user ``site``, whose name is the beginning of another node's."""
+    with RealServer() as server, server.client() as client:
+        client.execute_command("ACL", "SETUSER", "site", "on", ">word", *node_rule("site", setinfo=False))
+        yield server.url.replace("unix://", "unix://site:word@")
+
+
 @pytest.fixture
-def node(own_server: RealServer) -> redis_py.Redis:
-    """A client that is the user ``site``, whose name is the beginning of another node's."""
-    with own_server.client() as client:
-        client.execute_command(*["ACL", "SETUSER", "site", "on", ">word", *node_rule("site", setinfo=False)])
-    return redis_py.Redis.from_url(own_server.url.replace("unix://", "unix://site:word@"))
+def node(confined_url: str) -> Iterator[redis_py.Redis]:
+    with redis_py.Redis.from_url(confined_url) as client:
+        yield client
 
 
 @pytest.mark.parametrize(
@@ -79,7 +87,7 @@ def node(own_server: RealServer) -> redis_py.Redis:
     ],
 )
 def test_a_node_cannot(node: redis_py.Redis, command: str) -> None:
-    with node, pytest.raises(NoPermissionError):
+    with pytest.raises(NoPermissionError):
         node.execute_command(*command.split(" "))
 
 
@@ -95,5 +103,4 @@ def test_a_node_cannot(node: redis_py.Redis, command: str) -> None:
     ],
 )
 def test_a_node_can(node: redis_py.Redis, command: str) -> None:
-    with node:
-        node.execute_command(*command.split(" "))
+    node.execute_command(*command.split(" "))

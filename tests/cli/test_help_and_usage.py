@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import importlib
+import os
 import subprocess
 import sys
-import time
 
 import click
 import pytest
@@ -41,16 +41,16 @@ def test_the_help_loads_nothing_heavy() -> None:
     assert done.stderr.strip() == "[]"
 
 
-def test_the_help_comes_within_a_fifth_of_a_second_beyond_the_interpreters_own_start() -> None:
-    def best(*words: str) -> float:
-        times = []
-        for _ in range(5):
-            began = time.perf_counter()
-            subprocess.run([sys.executable, *words], capture_output=True, check=True)
-            times.append(time.perf_counter() - began)
-        return min(times)
+def test_the_help_costs_less_than_a_fifth_of_a_second() -> None:
+    # Of the processor's time, which does not depend on what else the machine does.
+    def cost() -> float:
+        process = subprocess.Popen([sys.executable, "-m", "fedq.cli", "--help"], stdout=subprocess.DEVNULL)
+        _, status, usage = os.wait4(process.pid, 0)
+        process.returncode = os.waitstatus_to_exitcode(status)
+        assert process.returncode == 0
+        return usage.ru_utime + usage.ru_stime
 
-    assert best("-m", "fedq.cli", "--help") - best("-c", "pass") < 0.2
+    assert min(cost() for _ in range(5)) < 0.2
 
 
 def test_every_command_that_reads_takes_json() -> None:
@@ -108,3 +108,10 @@ def test_a_traceback_is_shown_with_debug_only(call: Call) -> None:
 )
 def test_spans_of_time_have_units(text: str, seconds: float) -> None:
     assert duration(text) == seconds
+
+
+def test_a_reader_that_has_seen_enough_is_no_error() -> None:
+    command = f"set -o pipefail; '{sys.executable}' -m fedq.cli --help | head -1"
+    for _ in range(3):
+        done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=False)
+        assert (done.returncode, done.stdout, done.stderr) == (0, "Usage: fedq [OPTIONS] COMMAND [ARGS]...\n", "")
