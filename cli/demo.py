@@ -297,8 +297,8 @@ def show(report: Report, history: History) -> None:
     click.echo("go on with:")
     command = own_command()
     width = len(f"{command} demo my-app")
-    for words, remark in (("new my-app", "writes an app of your own"), ("demo my-app", "and watches it train here")):
-        click.echo(f"  {f'{command} {words}':<{width}}   # {remark}")
+    for what, remark in (("new my-app", "writes an app of your own"), ("demo my-app", "and watches it train here")):
+        click.echo(f"  {f'{command} {what}':<{width}}   # {remark}")
 
 
 def own_command() -> str:
