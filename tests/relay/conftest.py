@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import fakeredis
@@ -108,13 +109,9 @@ class Steps:
         self.relay.redis.delete(self.relay.keys.run_counter(), self.relay.keys.wake())
 
 
-@pytest.fixture(params=["fake", "real"])
-def steps(request: pytest.FixtureRequest, relay: Relay) -> Iterator[Steps]:
-    """Steps on fakeredis, and on a real server where a clean-up that forgets a key fails the test."""
-    if request.param == "fake":
-        relay = Relay("redis://nowhere")
-        relay.redis = fakeredis.FakeRedis(protocol=2)
-        relay.memory = lambda: (0, 0)  # type: ignore[method-assign]  # fakeredis has no INFO
+@contextmanager
+def federation(relay: Relay) -> Iterator[Steps]:
+    """Nodes a and b, online, and a run whose ServerApp is here."""
     driver = Steps(relay)
     for name in ("a", "b"):
         nodes.register(relay, name, nodes.NodeInfo(labels={"site": name}))
@@ -122,4 +119,15 @@ def steps(request: pytest.FixtureRequest, relay: Relay) -> Iterator[Steps]:
     driver.start()
     yield driver
     driver.forget()
+
+
+@pytest.fixture(params=["fake", "real"])
+def steps(request: pytest.FixtureRequest, relay: Relay) -> Iterator[Steps]:
+    """Steps on fakeredis, and on a real server where a clean-up that forgets a key fails the test."""
+    if request.param == "fake":
+        relay = Relay("redis://nowhere")
+        relay.redis = fakeredis.FakeRedis(protocol=2)
+        relay.memory = lambda: (0, 0)  # type: ignore[method-assign]  # fakeredis has no INFO
+    with federation(relay) as driver:
+        yield driver
     relay.close()

@@ -1,0 +1,105 @@
+"""Each check of each step is needed: without it, the model or a sentence notices."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+from hypothesis import HealthCheck, Phase, settings
+from hypothesis.stateful import run_state_machine_as_test
+
+from fedq.relay import scripts
+from fedq.relay.connection import Relay
+from tests.relay import test_claim_and_commit, test_push_checkpoint_and_cleanup, test_steps_alone
+from tests.relay.conftest import federation
+from tests.relay.machine import Protocol
+from tests.relay.mutations import MUTATIONS, Mutation, source_of, steps
+from tests.support.servers import RealServer
+
+SENTENCES = [
+    sentence
+    for module in (test_steps_alone, test_claim_and_commit, test_push_checkpoint_and_cleanup)
+    for name, sentence in vars(module).items()
+    if name.startswith("test_") and list(sentence.__annotations__) in (["steps", "return"], ["steps"])
+]
+QUICK = settings(
+    max_examples=120,
+    stateful_step_count=50,
+    deadline=None,
+    derandomize=True,
+    database=None,
+    phases=[Phase.generate],
+    print_blob=False,
+    report_multiple_bugs=False,
+    suppress_health_check=list(HealthCheck),
+)
+
+
+def test_every_step_is_mutated() -> None:
+    assert {m.step for m in MUTATIONS} == set(steps())
+    assert len({m.name for m in MUTATIONS}) == len(MUTATIONS)
+
+
+def test_every_guard_is_among_the_mutations() -> None:
+    """A line that begins with a condition and refuses is a check; whoever adds one adds its mutation."""
+    for step in steps():
+        touched = "\n".join(m.text for m in MUTATIONS if m.step == step)
+        for line in source_of(step).splitlines():
+            guard = line.strip()
+            if guard.startswith("if ") and "return {'" in guard:
+                assert any(m.text in guard or guard in m.text for m in MUTATIONS if m.step == step), (
+                    f"{step}.lua: {guard!r} has no mutation; there are:\n{touched}"
+                )
+
+
+@pytest.fixture
+def mutate(monkeypatch: pytest.MonkeyPatch) -> Iterator[object]:
+    original = scripts.source
+
+    def apply(mutation: Mutation) -> None:
+        def source(name: str) -> str:
+            prelude = source_of("_prelude")
+            own = source_of(name)
+            if mutation.step == "_prelude":
+                prelude = mutation.apply(prelude)
+            elif mutation.step == name:
+                own = mutation.apply(own)
+            return prelude + own
+
+        monkeypatch.setattr(scripts, "source", source)
+        scripts.digest.cache_clear()
+
+    yield apply
+    monkeypatch.setattr(scripts, "source", original)
+    scripts.digest.cache_clear()
+
+
+def caught_by(relay: Relay) -> str | None:
+    """What fails: a sentence by name, or the model; None if nothing does."""
+
+    class OnServer(Protocol):
+        def relay(self) -> Relay:
+            return relay
+
+    for sentence in SENTENCES:
+        try:
+            with federation(relay) as driver:
+                sentence(driver)
+        except Exception:
+            return str(sentence.__name__)
+        finally:
+            relay.redis.flushdb()
+    try:
+        run_state_machine_as_test(OnServer, settings=QUICK)
+    except Exception:
+        return "the model"
+    return None
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("mutation", MUTATIONS, ids=lambda m: m.name)
+def test_a_step_without_one_of_its_checks_is_noticed(mutation: Mutation, mutate, server: RealServer) -> None:  # type: ignore[no-untyped-def]
+    mutate(mutation)
+    with Relay.connect(server.url) as relay:
+        relay.redis.flushdb()
+        assert caught_by(relay), f"nothing notices that {mutation.step}.lua lacks: {mutation.text}"
