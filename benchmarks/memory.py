@@ -1,0 +1,60 @@
+"""Part ``memory``: the most that ServerApp, work-horse and server need for a large model."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from statistics import median
+
+from benchmarks.counters import PeakWatch, peak_rss
+from benchmarks.federation import Federation
+from benchmarks.options import Options
+from benchmarks.rows import Goal, Row
+
+SMALL_MODEL = 1000
+"""Bytes of the model whose rounds are the start, from which the large one's memory is counted: everything is loaded
+by then, and nothing is large yet."""
+
+SERVER_MARGIN = 32_000_000
+"""Bytes beyond the models that the server may need."""
+
+
+def measure(options: Options) -> Iterator[Row]:
+    """Bytes above the start, beside the bytes of the model."""
+    for isolation in options.isolation_or("fork"):
+        for nodes in options.nodes_or(2, 8, 16):
+            for nbytes in options.bytes_or(50_000_000):
+                options.say(f"memory: {isolation}, {nodes} nodes")
+                yield from _peaks(Federation(nodes, isolation), nbytes, options)
+
+
+def _peaks(federation: Federation, nbytes: int, options: Options) -> Iterator[Row]:
+    rounds = 1 if options.small else max(3, options.repetitions)
+    with federation:
+        at_start = federation.server.used_memory()
+        app = federation.submit()["pid"]
+        services = [pid for name, pid in federation.services.items() if name != "superlink"]
+        with PeakWatch(lambda: services) as watch:
+            small = federation.rounds(max(3, rounds), SMALL_MODEL)["pids"]
+        horse_start = median(watch.of(small))
+        app_start = peak_rss(app)
+        with PeakWatch(lambda: services) as watch:
+            large = federation.rounds(rounds, nbytes)["pids"]
+        horses = [peak - horse_start for peak in watch.of(large)]
+        if not horses:
+            raise RuntimeError("no process of a ClientApp was seen")
+        app_peak = peak_rss(app) - app_start
+        server_peak = federation.server.peak_memory() - at_start
+        federation.finish()
+        assert federation.run is not None
+        federation.run.remove()
+        left = federation.server.settled_memory(at_start) - at_start
+    nodes = len(federation.nodes)
+
+    def row(what: str, samples: list[float], goal: Goal, floor: float = float(nbytes), is_: str = "the model") -> Row:
+        return Row("memory", what, federation.isolation, nodes, nbytes, samples, [floor], is_, "bytes", goal)
+
+    yield row("ServerApp, peak", [float(app_peak)], Goal("ratio", "<=", 4.0))
+    yield row("work-horse, peak", horses, Goal("ratio", "<=", 3.0))
+    allowed = (3 + nodes) * nbytes + SERVER_MARGIN
+    yield row("server, peak", [float(server_peak)], Goal("median", "<=", float(allowed)))
+    yield row("server, after the run", [float(left)], Goal("median", "<=", 1e6), float(at_start), "before the run")
