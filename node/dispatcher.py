@@ -24,7 +24,7 @@ from fedq.node.settings import NodeSettings
 from fedq.relay import claims, nodes
 from fedq.relay.claims import ClaimState
 from fedq.relay.connection import Relay, translate
-from fedq.relay.errors import RelayAuthError, RelayUnavailable
+from fedq.relay.errors import RelayAuthError, RelayFull, RelayUnavailable
 from fedq.relay.jobs.job import FedqJob, FedqQueue, enqueue
 from fedq.relay.messages import text
 from fedq.relay.runs import OPEN
@@ -110,6 +110,7 @@ class Dispatcher:
         self._slots = settings.slots
         self._slots_at = float("-inf")
         self._synced = False
+        self._online = False
         self._served_since = 0.0
         self._beat_at = float("-inf")
         self._reconcile_at = 0.0
@@ -228,7 +229,7 @@ class Dispatcher:
                 logger.warning("node %s: %s took over as dispatcher; standing by", self.node, self.role.other)
             return False
         self._beat_at = self._clock()
-        if self._synced:
+        if self._online:
             nodes.beat(self.relay, self.node, ttl=self.settings.heartbeat * 3 + 1)
             if self._backlog.runs:
                 self._skew = self.relay.now() - time.time()
@@ -237,7 +238,7 @@ class Dispatcher:
     def _standby(self) -> None:
         """Wait until it is worth asking for the role again."""
         self._inflight.clear()
-        self._synced = False
+        self._synced = self._online = False
         self._pause(min(self.settings.heartbeat, self.role.left + 0.1))
 
     def _pause(self, seconds: float) -> None:
@@ -263,6 +264,7 @@ class Dispatcher:
         ensure_group(self.relay, self.node)
         self._register()
         nodes.beat(self.relay, self.node, ttl=self.settings.heartbeat * 3 + 1)
+        self._online = True
         self._backlog.read_anew()
         self._skew = self.relay.now() - time.time()
         self._inflight.clear()
@@ -278,15 +280,18 @@ class Dispatcher:
     def _register(self) -> None:
         """Say who we are. A node that may not add itself to the register must have been added by an operator.
 
+        A full server takes nothing new; what an earlier life has said has to do then, so that replies drain.
         An additional worker that stands in for the SuperNode leaves what that said of itself.
         """
         if self.role.holder.kind == WORKER:
             return
         try:
             nodes.register(self.relay, self.node, self.info)
-        except RelayAuthError:
+        except (RelayAuthError, RelayFull) as error:
             with self.relay.errors():
                 known = self.relay.redis.sismember(self.relay.keys.nodes(), self.node)
+            if not known and isinstance(error, RelayFull):
+                raise
             if not known:
                 raise RelayAuthError(
                     f"node {self.node} is not registered and its user may not do that; "

@@ -36,6 +36,7 @@ def test_messages_that_came_while_no_supernode_was_there_are_run(federation: Fed
     assert [run.metrics(message)["count"] for message in sent] == [1, 2, 3]
 
 
+@pytest.mark.slow
 def test_a_job_that_vanished_is_made_again(federation: Federation) -> None:
     site = federation.site()
     run, other = federation.run(), federation.run()
@@ -107,6 +108,7 @@ def test_a_queue_that_was_flushed_is_filled_again(federation: Federation) -> Non
     assert works(run)
 
 
+@pytest.mark.slow
 def test_a_paused_server_is_waited_for(own_server: RealServer, tmp_path: Path) -> None:
     with Relay.connect(own_server.url) as relay:
         federation = Federation(own_server, relay, tmp_path)
@@ -151,6 +153,24 @@ def test_an_upload_that_the_full_server_refuses_is_repeated_until_there_is_room(
             federation.close()
 
 
+def test_a_supernode_that_starts_while_the_server_is_full_still_drains_what_waits(
+    own_server: RealServer, tmp_path: Path
+) -> None:
+    with Relay.connect(own_server.url) as relay:
+        federation = Federation(own_server, relay, tmp_path)
+        try:
+            site = federation.site()
+            run = federation.run()
+            assert works(run)
+            site.service.stop()
+            message = run.push("clinic-a", "train", run.arrays(np.zeros(1)))
+            with own_server.configured(maxmemory=1):
+                federation.site()  # comes online
+            assert run.metrics(message)["count"] == 2
+        finally:
+            federation.close()
+
+
 def test_the_queue_may_live_on_a_server_of_the_nodes_own(federation: Federation, own_server: RealServer) -> None:
     federation.site(queue_url=own_server.url)
     run = federation.run()
@@ -163,6 +183,7 @@ def test_the_queue_may_live_on_a_server_of_the_nodes_own(federation: Federation,
     assert not list(federation.relay.redis.scan_iter("rq:*"))
 
 
+@pytest.mark.slow
 def test_an_idle_node_costs_a_heartbeat_and_no_more(federation: Federation) -> None:
     federation.site(heartbeat=1.0)
     redis = federation.relay.redis
