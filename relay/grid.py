@@ -14,6 +14,8 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, TypeVar
 
+import redis
+
 from fedq.apps.context import Context
 from fedq.apps.error import Error, ErrorCode
 from fedq.apps.errors import AppError, TooFewNodes, WireError
@@ -74,14 +76,16 @@ class RedisGrid(Grid):
     is waited for.
 
     Args:
-        relay: a handle made with ``retries=0``, so that each lost connection is noticed.
+        relay: where the run is. The Grid opens connections of its own, and approves each new one, so that none is lost
+            without its notice; :meth:`close` closes them.
         claim: what :func:`fedq.relay.runs.claim_run` gave, with outcome OK.
         token: the token it was claimed with.
     """
 
     def __init__(self, relay: Relay, claim: RunClaim, token: str) -> None:
         assert claim.info is not None
-        self.relay = relay
+        self.relay = Relay(relay.url, home=relay.home, client_name="fedq-grid", retries=0)
+        self.relay.redis.connection_pool.connection_kwargs["redis_connect_func"] = self._connected
         self.info = claim.info
         self.token = token
         self.result: Result | None = None
@@ -95,12 +99,15 @@ class RedisGrid(Grid):
         self._answers: dict[str, Answer] = {}
         self._cursors: dict[str, str] = {}
         self._unfreed: list[str] = []
-        self._lost = False
+        self._lost = True
+        self._approving = False
         self._offset = 0.0
         self._clock = 0.0
         self._looked = 0.0
         self._said_freed = False
-        known: dict[str, str] = self._do(self._resume)
+        self._do(self._set_clock)
+        self._clock = self._server_time()
+        known = self._do(lambda: journal.read(self.relay, self._run))
         self._replay = Replay(known)
         self.replayable = FREED not in known
         """False if answers of the time since the checkpoint are gone, so that the app cannot run again from there."""
@@ -122,6 +129,10 @@ class RedisGrid(Grid):
     def checkpoint(self) -> int:
         """How many checkpoints the run has."""
         return self._checkpoint
+
+    def close(self) -> None:
+        """Close its connections."""
+        self.relay.close()
 
     # -- nodes ---------------------------------------------------------------------------------------------------------
 
@@ -660,26 +671,32 @@ class RedisGrid(Grid):
                 if isinstance(error, RelayFull) and (not drains or time.monotonic() >= give_up):
                     raise
                 reason = error  # type: ignore[assignment]
-            if not said:
+            if pause > 0.05 and not said:
                 said = True
                 log.warning("%s; waiting for it", reason)
             time.sleep(pause)
             pause = min(2.0, pause * 2)
 
-    def _resume(self) -> dict[str, str]:
-        """Take in what this run has sent and what was answered; the journal."""
-        self._set_clock()
-        self._clock = self._server_time()
-        known = journal.read(self.relay, self._run)
-        self._look_up()
-        return known
+    def _connected(self, connection: Any) -> None:
+        """Called for each new connection: it is used only after a look at what the server still knows.
+
+        redis-py replaces an idle connection that was closed without a word, and the server behind the new one may have
+        forgotten writes that the one behind the old had acknowledged.
+        """
+        connection.on_connect()
+        if not self._approving:
+            raise redis.exceptions.ConnectionError("the connection was renewed")
 
     def _recover(self) -> None:
-        """After a lost connection: is the run still ours, has the server forgotten anything, what was answered?"""
-        self._make_sure()
-        self._set_clock()
-        self._cursors.clear()
-        self._look_up()
+        """On a new connection: is the run still ours, has the server forgotten anything, what was answered?"""
+        self._approving = True
+        try:
+            self._make_sure()
+            self._set_clock()
+            self._cursors.clear()
+            self._look_up()
+        finally:
+            self._approving = False
         self._lost = False
 
     def _make_sure(self) -> None:

@@ -73,9 +73,9 @@ class ServerAppWork(Work):
 
     @property
     def relay(self) -> Relay:
-        """The connection of the process that executes. It repeats nothing by itself: the Grid wants to know."""
+        """The connection of the process that executes, beside those of the Grid."""
         if self._relay is None:
-            self._relay = Relay(self.settings.url, home=self.settings.home, client_name="fedq-serverapp", retries=0)
+            self._relay = Relay(self.settings.url, home=self.settings.home, client_name="fedq-serverapp")
         return self._relay
 
     @property
@@ -204,7 +204,10 @@ class _Attempt:
             app = self._load()
         except bundles.LoadError as error:
             return "failed", str(error), error.traceback or "", None
-        grid = RedisGrid(self.relay, self.claim, self.token)
+        with contextlib.closing(RedisGrid(self.relay, self.claim, self.token)) as grid:
+            return self._run_main(app, grid)
+
+    def _run_main(self, app: ServerApp, grid: RedisGrid) -> tuple[str, str, str, Result | None]:
         if not grid.replayable:
             return (
                 "failed",

@@ -14,6 +14,7 @@ import pytest
 from fedq.apps.wire import encode_user_config
 from fedq.relay import claims, nodes, runs
 from fedq.relay.connection import Relay
+from fedq.relay.events import Event, follow
 from fedq.relay.grid import RedisGrid
 from fedq.relay.superlink import SuperLink
 from tests.relay.link.responder import Answer, Responder
@@ -57,8 +58,12 @@ class Setting:
         token = claims.new_token()
         claimed = runs.claim_run(self.relay, number, token, lease=lease)
         assert claimed.outcome is runs.Step.OK, claimed
-        relay = self.stack.enter_context(Relay(self.url, retries=0))
-        return RedisGrid(relay, claimed, token)
+        return self.stack.enter_context(contextlib.closing(RedisGrid(self.relay, claimed, token)))
+
+    def told(self, grid: RedisGrid, kind: str | None = None) -> list[Event]:
+        """The run's events so far."""
+        found = follow(self.relay, grid.run_id, wait=False)
+        return [event for event in found if kind is None or event.kind == kind]
 
     def interrupt(self, grid: RedisGrid) -> RedisGrid:
         """What follows when the process of a ServerApp is lost: the next attempt's Grid."""

@@ -89,9 +89,10 @@ class Responder:
                     raw: Any = self._relay.redis.xrange(keys.inbox(self.name))
                 for entry, fields in raw:
                     instruction = messages.parse_entry(entry, fields)
-                    if instruction.kind == "message" and instruction.entry not in done and self._free.is_set():
-                        if self._carry_out(instruction):
-                            done.add(instruction.entry)
+                    if instruction.kind != "message" or instruction.entry in done or not self._free.is_set():
+                        continue
+                    if self._carry_out(instruction):
+                        done.add(instruction.entry)
             except RelayError:
                 pass
             self._ended.wait(0.005)

@@ -9,11 +9,20 @@ from typing import Any
 import numpy as np
 import pytest
 
-from fedq.apps import ArrayRecord, ConfigRecord, Context, Error, ErrorCode, Message, MetricRecord, RecordDict, TooFewNodes
+from fedq.apps import (
+    ArrayRecord,
+    ConfigRecord,
+    Context,
+    Error,
+    ErrorCode,
+    Message,
+    MetricRecord,
+    RecordDict,
+    TooFewNodes,
+)
 from fedq.apps.errors import AppError
-from fedq.relay import events, nodes, runs
+from fedq.relay import nodes, runs
 from fedq.relay.errors import NodeUnknown, RelayFull, RunStopped
-from fedq.relay.grid import RedisGrid
 from tests.relay.link.conftest import Setting
 from tests.support.waiting import wait_until
 
@@ -32,10 +41,6 @@ def content(value: float = 0.0, size: int = BIG) -> RecordDict:
 def to(names: list[str], what: RecordDict | None = None, **kwargs: Any) -> list[Message]:
     what = what if what is not None else content()
     return [Message(what, name, "train", group_id="1", **kwargs) for name in names]
-
-
-def kinds(grid: RedisGrid) -> list[str]:
-    return [event.kind for event in events.follow(grid.relay, grid.run_id, wait=False)]
 
 
 def test_replies_come_back_with_their_arrays_and_say_what_they_answer(setting: Setting) -> None:
@@ -187,17 +192,16 @@ def test_waiting_for_nodes_tells_how_many_are_there(setting: Setting) -> None:
     found: list[list[str]] = []
     thread = threading.Thread(target=lambda: found.append(grid.wait_for_nodes(2, timeout=20)))
     thread.start()
-    wait_until(lambda: "waiting-for-nodes" in kinds(grid), "the run says that it waits")
+    wait_until(lambda: setting.told(grid, "waiting-for-nodes"), "the run says that it waits")
     setting.node("b")
     thread.join(20)
     assert found == [["a", "b"]]
-    told = [e.data["text"] for e in events.follow(grid.relay, grid.run_id, wait=False) if e.kind == "waiting-for-nodes"]
-    assert told == ["1 of 2 nodes"]
+    assert [event.data["text"] for event in setting.told(grid, "waiting-for-nodes")] == ["1 of 2 nodes"]
 
 
 def test_waiting_for_nodes_has_an_end(setting: Setting) -> None:
     setting.node("a")
-    with pytest.raises(TooFewNodes, match="1 of 3 nodes connected after 0.1 s"):
+    with pytest.raises(TooFewNodes, match=r"1 of 3 nodes connected after 0\.1 s"):
         setting.grid().wait_for_nodes(3, timeout=0.1)
 
 
@@ -247,7 +251,7 @@ def test_what_is_no_instruction_is_refused(setting: Setting, make: Callable[[], 
 def test_events_with_numbers_that_json_does_not_have_are_told_all_the_same(setting: Setting) -> None:
     grid = setting.grid()
     grid.emit("metric", {"name": "loss", "value": float("nan"), "more": [1.5, float("inf")]})
-    (event,) = [e for e in events.follow(grid.relay, grid.run_id, wait=False) if e.kind == "metric"]
+    (event,) = setting.told(grid, "metric")
     assert event.data == {"name": "loss", "value": None, "more": [1.5, None]}
     with pytest.raises(AppError, match="'metric' holds what JSON cannot"):
         grid.emit("metric", {"value": object()})  # type: ignore[dict-item]
