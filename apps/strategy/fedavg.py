@@ -4,27 +4,24 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import math
 from collections.abc import Callable, Iterable
 from typing import Any
 
 from fedq.apps.arrayrecord import ArrayRecord
 from fedq.apps.configrecord import ConfigRecord
-from fedq.apps.errors import InconsistentReply
+from fedq.apps.errors import InconsistentReply, StrategyError
 from fedq.apps.grid import Grid, OnOffline
 from fedq.apps.message import Message
 from fedq.apps.message_type import MessageType
 from fedq.apps.metricrecord import MetricRecord
 from fedq.apps.recorddict import RecordDict
-from fedq.apps.strategy.averaging import ArrayAverage, MetricAverage
+from fedq.apps.strategy.averaging import ArrayAverage
 from fedq.apps.strategy.errors import CheckpointError
+from fedq.apps.strategy.folding import FoldedMetrics, MetricsAggregation, UsableReply
 from fedq.apps.strategy.sampling import Sampler
 from fedq.apps.strategy.strategy import Strategy
 
 log = logging.getLogger(__name__)
-
-MetricsAggregation = Callable[[list[RecordDict], str], MetricRecord]
-_LARGEST_TERM = 1e300  # so that a sum of weighted metrics stays within float64
 
 
 class FedAvg(Strategy):
@@ -39,6 +36,8 @@ class FedAvg(Strategy):
     no finite number above zero; has a metric that is no finite number; or when names or shapes of its arrays differ
     from those sent, complex stands where real was sent or the other way round, or a value is not finite. When none can
     be used the model stays as it was.
+
+    A strategy that makes something else of the average (a server-side optimizer, say) overrides `update`.
 
     Args:
         fraction_train: share of the nodes that train in a round; 0 skips training.
@@ -110,6 +109,7 @@ class FedAvg(Strategy):
         self._sampler: Sampler | None = None
         self._sent: ArrayRecord | None = None
         self._folded = 0
+        self._privatize: Callable[[ArrayRecord], ArrayRecord] | None = None  # set by the wrappers that add noise
 
     @property
     def folded(self) -> int:
@@ -154,13 +154,70 @@ class FedAvg(Strategy):
 
         Where no round was configured before, the first usable reply decides on names and shapes of the arrays.
         """
-        arrays = ArrayAverage(self._sent)
-        metrics = self._fold(replies, arrays, self.train_metrics_aggr_fn)
-        return arrays.result(), metrics
+        average = ArrayAverage(self._sent)
+        metrics = self.fold(replies, lambda reply: average.add(reply.arrays, reply.weight), self.train_metrics_aggr_fn)
+        arrays = average.result()
+        if arrays is not None:
+            if self._privatize is not None:
+                arrays = self._privatize(arrays)
+            arrays = self.update(server_round, arrays)
+        return arrays, metrics.result()
+
+    def update(self, server_round: int, average: ArrayRecord) -> ArrayRecord:
+        """The new model, made of the average of a round. It is the average itself unless a subclass says otherwise.
+
+        `sent` is the model that was sent out in this round.
+        """
+        return average
 
     def aggregate_evaluate(self, server_round: int, replies: Iterable[Message]) -> MetricRecord | None:
         """Average the metrics of the replies, each weighted by its `weighted_by_key`."""
-        return self._fold(replies, None, self.evaluate_metrics_aggr_fn)
+        return self.fold(replies, None, self.evaluate_metrics_aggr_fn).result()
+
+    @property
+    def sent(self) -> ArrayRecord:
+        """The model that was sent out in the training round in progress.
+
+        Raises:
+            StrategyError: no round was configured yet.
+        """
+        if self._sent is None:
+            raise StrategyError(
+                f"{type(self).__name__} compares the replies with the model that was sent: call configure_train before "
+                "aggregate_train, and from your own configure_train that of the base class"
+            )
+        return self._sent
+
+    def fold(
+        self,
+        replies: Iterable[Message],
+        take: Callable[[UsableReply], None] | None,
+        aggregate: MetricsAggregation | None,
+    ) -> FoldedMetrics:
+        """Go through the replies, hand the usable ones to `take` and return their metrics; count the others as failed.
+
+        Args:
+            replies: iterated once; none is kept.
+            take: called with each reply as it arrives. An `InconsistentReply` that it raises makes the reply a failure.
+            aggregate: what `FoldedMetrics.result` is to use in place of the weighted average.
+        """
+        self._folded = 0
+        metrics = FoldedMetrics(self.weighted_by_key, aggregate)
+        for reply in replies:
+            if reply.has_error():
+                reason = reply.error.reason or "no reason was given"
+                self.record_failure(reply, f"error {int(reply.error.code)}: {reason}")
+                continue
+            try:
+                usable = UsableReply.of(reply, self.weighted_by_key)
+                if take is not None:
+                    take(usable)
+            except InconsistentReply as exc:
+                self.record_failure(reply, str(exc))
+                continue
+            metrics.add(usable)
+            self._folded += 1
+        return metrics
 
     def stream_options(self, messages: int) -> dict[str, Any]:
         """First k of n, grace and what to do about nodes that are offline."""
@@ -203,73 +260,6 @@ class FedAvg(Strategy):
         config["server-round"] = server_round
         record = RecordDict({self.arrayrecord_key: arrays, self.configrecord_key: config})
         return [Message(record, node, message_type, group_id=str(server_round)) for node in nodes]
-
-    def _fold(
-        self, replies: Iterable[Message], arrays: ArrayAverage | None, aggregate: MetricsAggregation | None
-    ) -> MetricRecord | None:
-        self._folded = 0
-        average = MetricAverage(self.weighted_by_key)
-        kept: list[tuple[str, str, RecordDict]] = []
-        for reply in replies:
-            if reply.has_error():
-                reason = reply.error.reason or "no reason was given"
-                self.record_failure(reply, f"error {int(reply.error.code)}: {reason}")
-                continue
-            try:
-                metrics, weight = self._checked(reply.content)
-                if arrays is not None:
-                    arrays.add(_only_arrays(reply.content), weight)
-            except InconsistentReply as exc:
-                self.record_failure(reply, str(exc))
-                continue
-            if aggregate is None:
-                average.add(metrics, weight)
-            else:
-                content = reply.content
-                small = RecordDict({**content.metric_records, **content.config_records})
-                kept.append((reply.metadata.src_node_id, reply.metadata.reply_to_message_id, small))
-            self._folded += 1
-        if aggregate is None:
-            if partly := average.partly_reported:
-                log.warning("not all replies report %s alike; averaged over those that do", ", ".join(partly))
-            return average.result()
-        kept.sort(key=lambda item: item[:2])
-        return aggregate([record for _, _, record in kept], self.weighted_by_key) if kept else None
-
-    def _checked(self, content: RecordDict) -> tuple[MetricRecord, float]:
-        """The one MetricRecord of a reply and its weight."""
-        records = content.metric_records
-        if len(records) != 1:
-            raise InconsistentReply(f"it has {len(records)} MetricRecords instead of one")
-        (metrics,) = records.values()
-        if self.weighted_by_key not in metrics:
-            raise InconsistentReply(f"its MetricRecord lacks {self.weighted_by_key!r}, by which replies are weighted")
-        value = metrics[self.weighted_by_key]
-        if isinstance(value, list):
-            raise InconsistentReply(f"its {self.weighted_by_key!r} is a list, where one number is needed")
-        weight = _number(value)
-        if not (math.isfinite(weight) and weight > 0.0):
-            raise InconsistentReply(f"its {self.weighted_by_key!r} is {value}, where a number above zero is needed")
-        for name, metric in metrics.items():
-            for item in metric if isinstance(metric, list) else (metric,):
-                if not abs(_number(item)) * weight < _LARGEST_TERM:
-                    raise InconsistentReply(f"its metric {name!r} is {item}, which cannot be averaged")
-        return metrics, weight
-
-
-def _only_arrays(content: RecordDict) -> ArrayRecord:
-    records = content.array_records
-    if len(records) != 1:
-        raise InconsistentReply(f"it has {len(records)} ArrayRecords instead of one")
-    (arrays,) = records.values()
-    return arrays
-
-
-def _number(value: float) -> float:
-    try:
-        return float(value)
-    except OverflowError:  # an integer beyond float64
-        return math.inf
 
 
 def _seed_of(grid: Grid) -> int:

@@ -88,10 +88,13 @@ class Strategy(ABC):
     @property
     def failures(self) -> tuple[ReplyFailure, ...]:
         """The replies of the round in progress that were not aggregated, as far as `record_failure` was told."""
-        return tuple(self._failures)
+        return self._outer.failures if self._outer is not None else tuple(self._failures)
 
     def record_failure(self, reply: Message, reason: str) -> None:
         """Count a reply as failed, log why and emit an event ``reply-failed``. For use in the aggregate methods."""
+        if self._outer is not None:
+            self._outer.record_failure(reply, reason)
+            return
         failure = ReplyFailure(
             round=self._round,
             phase=self._phase,
@@ -118,6 +121,7 @@ class Strategy(ABC):
             )
 
     # Set here and not in __init__, which subclasses need not call.
+    _outer: Strategy | None = None  # the one that wraps this one, and keeps its failures
     _grid: Grid | None = None
     _round: int = 0
     _phase: str = ""

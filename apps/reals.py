@@ -1,0 +1,39 @@
+"""Arrays as flat vectors of real numbers in float64, for the arithmetic of strategies and mods."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+Reals = NDArray[np.float64]
+
+
+def to_reals(array: NDArray[Any]) -> Reals:
+    """The elements in C order as float64; a complex number becomes two. Always a new array, which may be changed."""
+    if array.dtype.kind == "c":
+        return array.astype(np.complex128, order="C").reshape(-1).view(np.float64)
+    return array.astype(np.float64, order="C").reshape(-1)
+
+
+def from_reals(values: Reals, dtype: np.dtype[Any], shape: tuple[int, ...]) -> NDArray[Any]:
+    """The array of this dtype and shape whose elements `to_reals` gave. Rounds to nearest."""
+    flat = values.view(np.complex128) if dtype.kind == "c" else values
+    # Values beyond the range of a narrow dtype become infinite, as in NumPy's own arithmetic.
+    with np.errstate(over="ignore"):
+        return flat.astype(dtype).reshape(shape)
+
+
+def inexact(dtype: np.dtype[Any]) -> np.dtype[Any]:
+    """The dtype itself, in native byte order, if it holds fractions, else float64."""
+    if dtype.kind in "iub":
+        return np.dtype(np.float64)
+    return dtype if dtype.isbuiltin == 2 else dtype.newbyteorder("=")  # ml_dtypes know one order only
+
+
+def norm(vectors: Iterable[Reals]) -> float:
+    """The Euclidean norm of the vectors taken as one. Infinite or NaN if an element is."""
+    return math.sqrt(math.fsum(float(np.dot(vector, vector)) for vector in vectors))

@@ -1,0 +1,71 @@
+"""Every strategy with arguments that let it show what it does, for the tests that hold for all."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from fedq.apps import strategy as strategies
+from fedq.apps.strategy import FedAvg, Strategy
+from tests.apps.strategies.scripted import Arrays, Reply, Rounds
+
+NODES = 7
+
+
+@dataclass(frozen=True)
+class Case:
+    """A strategy by the name of its class, here and in Flower, and its arguments.
+
+    `ours` are arguments that Flower does not have, `wraps` says that it is a wrapper around FedAvg.
+    """
+
+    name: str
+    arguments: Mapping[str, Any] = field(default_factory=dict)
+    ours: Mapping[str, Any] = field(default_factory=dict)
+    wraps: bool = False
+    rounds: Callable[[str], tuple[Arrays, Rounds]] = field(default=lambda dtype: replies(dtype))
+    mods: tuple[Callable[..., Any], ...] = ()
+    attributes: tuple[str, ...] = ()  # which are compared with Flower's after the last round
+    samples: bool = True  # whether a share of the nodes can be asked
+
+    def make(self, **more: Any) -> Strategy:
+        """A new object of our class."""
+        cls = getattr(strategies, self.name)
+        arguments = {**self.arguments, **self.ours}
+        made: Strategy = cls(FedAvg(**more), **arguments) if self.wraps else cls(**arguments, **more)
+        return made
+
+    label: str = ""
+
+    def __str__(self) -> str:
+        return self.label or self.name
+
+
+def replies(dtype: str, rounds: int = 3, nodes: int = NODES) -> tuple[Arrays, Rounds]:
+    """Models of several shapes, the replies' near to each other but for one node far off."""
+    rng = np.random.default_rng(12)
+
+    def model(scale: float) -> dict[str, Any]:
+        shapes = {"weight": (3, 4), "bias": (3,), "scale": ()}
+        return {name: np.asarray(rng.standard_normal(shape) * scale).astype(dtype) for name, shape in shapes.items()}
+
+    def reply(node: int) -> Reply:
+        loss = float(rng.uniform(0.5, 2.0))
+        return Reply(model(9.0 if node == 2 else 1.0), 3 + 2 * node, {"train_loss": loss, "accuracy": 1.0 / (1 + node)})
+
+    return model(1.0), [[reply(node) for node in range(nodes)] for _ in range(rounds)]
+
+
+CASES = [
+    Case("FedAvg"),
+    Case("FedProx", {"proximal_mu": 0.1}),
+    Case("FedAvgM", {"server_learning_rate": 0.7, "server_momentum": 0.9}),
+    Case("FedAdagrad", {"eta": 0.3, "tau": 0.01}),
+    Case("FedAdam", {"eta": 0.3, "beta_1": 0.8, "beta_2": 0.95, "tau": 0.01}),
+    Case("FedYogi", {"eta": 0.3, "beta_1": 0.8, "beta_2": 0.95, "tau": 0.01}),
+]
+
+PEERS = [case for case in CASES if not case.ours]

@@ -1,0 +1,105 @@
+"""Flower's strategies, given the same replies, make the same models, and are constructed in the same way."""
+
+from __future__ import annotations
+
+import inspect
+import json
+import os
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from fedq.apps import strategy as strategies
+from tests.apps.strategies.cases import PEERS, Case
+from tests.apps.strategies.scripted import trained
+
+pytestmark = pytest.mark.peer
+
+TOLERANCE = {"float32": 1e-6, "float64": 1e-12}
+DTYPES = tuple(TOLERANCE)
+NAMES = [name for name in strategies.__all__ if issubclass(getattr(strategies, name), strategies.Strategy)]
+CLASSES = [name for name in NAMES if name != "Strategy"]
+
+
+@pytest.fixture(scope="module")
+def theirs(flower_python: str, tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], dict[str, Any]]:
+    """What Flower makes of all cases: JSON, and arrays. One process, since importing it takes seconds."""
+    folder = tmp_path_factory.mktemp("flower")
+    arrays: dict[str, NDArray[Any]] = {}
+    cases = []
+    for case in PEERS:
+        for dtype in DTYPES:
+            initial, rounds = case.rounds(dtype)
+            key = f"{case}-{dtype}"
+            arrays |= {f"{key}/initial/{name}": array for name, array in initial.items()}
+            for number, replies in enumerate(rounds, start=1):
+                for node, reply in enumerate(replies):
+                    arrays |= {f"{key}/{number}/{node}/{name}": array for name, array in reply.arrays.items()}
+            metrics = [[{"num-examples": reply.examples, **reply.metrics} for reply in replies] for replies in rounds]
+            cases.append(
+                {
+                    "key": key,
+                    "name": case.name,
+                    "wraps": case.wraps,
+                    "arguments": case.arguments,
+                    "attributes": case.attributes,
+                    "rounds": metrics,
+                }
+            )
+    (folder / "cases.json").write_text(json.dumps({"cases": cases, "signatures": CLASSES}))
+    np.savez(folder / "arrays.npz", **arrays)  # type: ignore[arg-type]
+    paths = [str(folder / name) for name in ("cases.json", "arrays.npz", "out.json", "out.npz")]
+    done = subprocess.run(
+        [flower_python, str(Path(__file__).with_name("flower_side.py")), *paths],
+        env={**os.environ, "FLWR_TELEMETRY_ENABLED": "0", "FLWR_HOME": str(folder), "PYTHONDONTWRITEBYTECODE": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    with np.load(folder / "out.npz") as found:
+        return json.loads((folder / "out.json").read_text()), dict(found)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("case", PEERS, ids=str)
+def test_the_models_and_metrics_are_those_of_flower(
+    case: Case, dtype: str, theirs: tuple[dict[str, Any], dict[str, Any]]
+) -> None:
+    told, made = theirs
+    initial, rounds = case.rounds(dtype)
+    strategy = case.make()
+    found = trained(strategy, initial, rounds, mods=case.mods)
+    key = f"{case}-{dtype}"
+    # Differences of values of this size are taken, whose last bits depend on the precision of the arithmetic.
+    scale = max(
+        float(np.max(np.abs(array))) for replies in rounds for reply in replies for array in reply.arrays.values()
+    )
+    for number, model in enumerate(found.models, start=1):
+        for name, array in model.items():
+            other = made[f"{key}/{number}/{name}"]
+            assert array.shape == other.shape
+            np.testing.assert_allclose(array, other, rtol=1e-6, atol=1e-6 * float(np.max(np.abs(other))))
+        metrics = found.result.train_metrics_clientapp.get(number)
+        expected = told["metrics"][key][number - 1]
+        assert (metrics is None) == (expected is None)
+        if metrics is not None:
+            assert dict(metrics) == pytest.approx(expected, rel=1e-6)
+    for name in case.attributes:
+        assert getattr(strategy, name) == pytest.approx(told["attributes"][key][name], rel=1e-6)
+
+
+@pytest.mark.parametrize("name", CLASSES)
+def test_the_arguments_are_those_of_flower_and_more_by_name(
+    name: str, theirs: tuple[dict[str, Any], dict[str, Any]]
+) -> None:
+    parameters = inspect.signature(getattr(strategies, name).__init__).parameters.values()
+    ours = [[p.name, p.kind.name, None if p.default is p.empty else repr(p.default)] for p in parameters]
+    flower = theirs[0]["signatures"][name]
+    assert ours[: len(flower)] == flower
+    assert all(kind in ("KEYWORD_ONLY", "VAR_KEYWORD") for _, kind, _ in ours[len(flower) :])
