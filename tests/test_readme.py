@@ -41,6 +41,19 @@ def test_every_link_to_a_file_leads_to_one(name: str) -> None:
             assert ((ROOT / name).parent / target).exists(), f"{name} links to {target}"
 
 
+def test_every_test_that_a_guarantee_names_exists() -> None:
+    named = re.findall(r"`(tests/[\w/]+\.py)::(\w+)`", (ROOT / "docs" / "guarantees.md").read_text(encoding="utf-8"))
+    assert len(named) > 20
+    for path, name in named:
+        assert f"\ndef {name}(" in (ROOT / path).read_text(encoding="utf-8"), f"{path} has no {name}"
+
+
+def test_every_file_that_a_guarantee_names_exists() -> None:
+    text = (ROOT / "docs" / "guarantees.md").read_text(encoding="utf-8")
+    for path in re.findall(r"`((?:apps|relay|node|cli)/[\w/.]*)`", text):
+        assert (ROOT / path).exists(), path
+
+
 def test_the_readme_shows_the_parts_of_the_repository() -> None:
     text = (ROOT / "README.md").read_text(encoding="utf-8")
     for folder in ("apps/", "relay/", "node/", "cli/", "scripts/", "tests/", "examples/", "docs/"):
