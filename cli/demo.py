@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from fedq.cli.live import NodeLine, Silent, View, view_for
+from fedq.cli.log import log_lines
 from fedq.cli.options import Duration, debug_option, json_option
 from fedq.cli.output import number, print_json, print_table
 from fedq.cli.problem import Problem
@@ -188,7 +189,7 @@ def train(
                     showing.close()
                     require_finished(run)
                 except Problem as problem:
-                    raise _with_log(problem, run) from problem
+                    raise _with_log(problem, run, target / "run.log") from problem
                 history = view.history
                 report = Report(
                     run_id=run.run_id,
@@ -208,13 +209,12 @@ def train(
     return report, history
 
 
-def _with_log(problem: Problem, run: Run) -> Problem:
-    """The demo's federation will be gone: what `fedq log` would tell must be told now."""
-    text = problem.message.removesuffix(f"; fedq log {run.run_id} tells more")
-    trace = run.info().traceback.strip()
-    if trace:
-        click.echo(trace, err=True)
-    return Problem(text)
+def _with_log(problem: Problem, run: Run, path: Path) -> Problem:
+    """The problem, with the place of the run's log: the federation that `fedq log` would ask is about to end."""
+    lines = list(log_lines(run))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return Problem(f"{problem.message.split('; fedq log')[0]}; its log is in {path}")
 
 
 def write_results(run: Run, report: Report, history: History, target: Path, title: str) -> dict[str, str]:

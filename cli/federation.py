@@ -13,7 +13,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -113,7 +113,7 @@ class LocalFederation:
                 ],
             )
 
-    def launch(self, name: str, words: Sequence[str], env: Mapping[str, str] | None = None) -> Service:
+    def launch(self, name: str, words: Sequence[str]) -> Service:
         """Start one ``fedq`` command as a service of this federation."""
         assert self.directory is not None
         path = self.directory / f"{name}.log"
@@ -125,7 +125,7 @@ class LocalFederation:
                 stderr=log,
                 # A Ctrl-C in the terminal is for the demo, which ends its services in order.
                 start_new_session=True,
-                env={**os.environ, "FEDQ_REDIS_URL": self.url, **(env or {})},
+                env={**_neutral_environment(), "FEDQ_REDIS_URL": self.url},
             )
         service = Service(name, process, path)
         self.services.append(service)
@@ -170,6 +170,12 @@ class LocalFederation:
                 service.process.wait()
         self.services.clear()
         self._stack.close()
+
+
+def _neutral_environment() -> dict[str, str]:
+    """The environment without what an operator has set for services of another federation."""
+    foreign = ("FEDQ_SUPERLINK_", "FEDQ_SUPERNODE_", "REDIS_URL")
+    return {name: value for name, value in os.environ.items() if not name.startswith(foreign)}
 
 
 def last_words(log: Path, lines: int = 3) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Collection, Iterator
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -13,7 +14,7 @@ from fedq.cli.output import print_json_line
 from fedq.cli.rounds import History
 
 if TYPE_CHECKING:
-    from fedq.relay import Event
+    from fedq.relay import Event, Run
 
 
 @click.command()
@@ -27,22 +28,29 @@ def log(run_id: int, follow: bool, nodes: tuple[str, ...], redis_url: str | None
     """Show the events of RUN and the log lines of its apps, in the order of time. --json: one object a line."""
     from fedq.relay import SuperLink
 
-    history = History()
     with SuperLink.connect(redis_url) as link:
         run = link.run(run_id)
-        for event in run.events(logs=True, follow=follow):
-            if nodes and event.data.get("node") not in nodes:
-                continue
-            if as_json:
+        if as_json:
+            for event in _events(run, follow, nodes):
                 print_json_line({"time": event.time, "kind": event.kind, "data": event.data})
-            elif text := describe(event, history):
-                stamp = time.strftime("%H:%M:%S", time.localtime(event.time))
-                for line in text.splitlines():
-                    click.echo(f"{stamp} {line}")
-        if not as_json and not nodes:
-            info = run.info()
-            if info.traceback:
-                click.echo(info.traceback.rstrip())
+        else:
+            for line in log_lines(run, follow=follow, nodes=nodes):
+                click.echo(line)
+
+
+def log_lines(run: Run, *, follow: bool = False, nodes: Collection[str] = ()) -> Iterator[str]:
+    """The log of a run for people: events and log lines with their time, and a failed ServerApp's traceback."""
+    history = History()
+    for event in _events(run, follow, nodes):
+        stamp = time.strftime("%H:%M:%S", time.localtime(event.time))
+        yield from (f"{stamp} {line}" for line in (describe(event, history) or "").splitlines())
+    if not nodes and (told := run.info().traceback):
+        yield from told.rstrip().splitlines()
+
+
+def _events(run: Run, follow: bool, nodes: Collection[str]) -> Iterator[Event]:
+    events = run.events(logs=True, follow=follow)
+    return (event for event in events if not nodes or event.data.get("node") in nodes)
 
 
 def describe(event: Event, history: History) -> str | None:

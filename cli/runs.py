@@ -105,14 +105,10 @@ def rm(ctx: click.Context, run_ids: tuple[int, ...], redis_url: str | None) -> N
 @click.pass_context
 def prune(ctx: click.Context, older_than: float, redis_url: str | None, as_json: bool) -> None:
     """Forget all runs that ended some time ago."""
-    from fedq.relay.runs import list_runs, remove_run
+    from fedq.relay.superlink import prune as prune_runs
 
     with relay(redis_url or ctx.obj) as handle:
-        before = handle.now() - older_than
-        # Index entries run out with the id counter: 2**31 means all of them.
-        old = [info.run_id for info in list_runs(handle, 2**31) if info.over and info.ended <= before]
-        for run in old:
-            remove_run(handle, run)
+        old = prune_runs(handle, older_than)
     if as_json:
         print_json({"removed": old})
     else:

@@ -140,8 +140,11 @@ def test_an_app_that_fails_ends_the_demo_with_the_reason(tmp_path: Path) -> None
     with demo(str(project), "--nodes", "1", folder=tmp_path) as process:
         _, err = process.communicate(timeout=120)
     assert process.returncode == 1
-    assert err.splitlines()[-1].startswith("fedq: run 1 failed: ")
-    assert "no luck" in err.splitlines()[-1]
+    (line,) = err.splitlines()
+    assert line.startswith("fedq: run 1 failed: ")
+    assert "no luck" in line
+    assert line.endswith("its log is in demo-output/run.log")
+    assert "RuntimeError: no luck" in (tmp_path / "demo-output" / "run.log").read_text()
 
 
 @pytest.mark.parametrize(
