@@ -13,19 +13,16 @@ from dataclasses import dataclass
 from queue import Empty, SimpleQueue
 from typing import Any
 
-import redis
-from rq import worker_registration
-
 from fedq.apps.errors import FedqError
 from fedq.node.host import worker_known_dead
 from fedq.node.inbox import Arrived, Backlog, InboxReader, Lost, Waiting, ensure_group
+from fedq.node.jobqueue import Dispatched, JobQueue
 from fedq.node.role import WORKER, Role
 from fedq.node.settings import NodeSettings
 from fedq.relay import claims, nodes
 from fedq.relay.claims import ClaimState
-from fedq.relay.connection import Relay, translate
+from fedq.relay.connection import Relay
 from fedq.relay.errors import RelayAuthError, RelayFull, RelayUnavailable
-from fedq.relay.jobs.job import FedqJob, FedqQueue, enqueue
 from fedq.relay.messages import text
 from fedq.relay.runs import OPEN
 
@@ -33,14 +30,8 @@ logger = logging.getLogger(__name__)
 
 RECONCILE = 3.0
 """Seconds between two comparisons of what waits with claims and jobs."""
-SLOTS_FRESH = 2.0
-"""Seconds that a count of live workers is believed."""
-LOST_JOB = 10.0
-"""Seconds after which a job that is neither queued nor claimed counts as lost."""
 PAUSES = (0.05, 0.25, 1.0, 2.0, 5.0, 10.0)
 """Pauses before a message is dispatched again whose jobs end without a claim."""
-
-LIVE_JOB = (b"queued", b"started", b"deferred", b"scheduled")
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,22 +42,12 @@ class Nudge:
 
 
 @dataclass(slots=True)
-class Dispatched:
-    """A message for which a job was made. ``attempt`` is what its claim said at that time."""
-
-    waiting: Waiting
-    job_id: str
-    number: int
-    attempt: int
-    since: float
-
-
-@dataclass(slots=True)
 class RunFacts:
     """What the dispatcher has to know of a run."""
 
+    turn: float
+    """When it was served last: what it is compared by with the others."""
     time_limit: float = 0.0
-    turn: int = 0
     fruitless: int = 0
     not_before: float = 0.0
 
@@ -95,11 +76,9 @@ class Dispatcher:
         self.settings = settings
         self.node = settings.name
         self.relay = relay
-        self.queue = queue
-        self.jobs: redis.Redis = queue.redis
         self.role = role
         self.info = info
-        self._queue = FedqQueue(settings.name, self.jobs)
+        self.jobs = JobQueue(queue, settings.name, clock=clock)
         self.events: SimpleQueue[Arrived | Lost | Nudge | None] = SimpleQueue()
         self._clock = clock
         self._stopping = False
@@ -107,8 +86,6 @@ class Dispatcher:
         self._inflight: dict[int, Dispatched] = {}
         self._facts: dict[int, RunFacts] = {}
         self._turns = 0
-        self._slots = settings.slots
-        self._slots_at = float("-inf")
         self._synced = False
         self._online = False
         self._served_since = 0.0
@@ -158,12 +135,11 @@ class Dispatcher:
                             said = ""
                     pause = 0.1
                     self._serve_once()
-                except (FedqError, redis.RedisError) as error:
+                except FedqError as error:
                     self._synced = False
-                    problem = error if isinstance(error, FedqError) else translate(error, self.queue.url)
-                    if str(problem) != said:
-                        said = str(problem)
-                        logger.warning("node %s: %s; trying again", self.node, problem)
+                    if str(error) != said:
+                        said = str(error)
+                        logger.warning("node %s: %s; trying again", self.node, error)
                     self._pause(pause)
                     pause = min(2.0, pause * 2)
         finally:
@@ -197,7 +173,7 @@ class Dispatcher:
             self._backlog.delete(wakes)
         if reconcile or self._clock() >= self._reconcile_at:
             self._reconcile()
-        elif look or (self._backlog.runs and len(self._inflight) >= self._slots):
+        elif look or (self._backlog.runs and len(self._inflight) >= self._slots()):
             self._refresh()
             if wakes and self._inflight:
                 self._verify()
@@ -268,7 +244,6 @@ class Dispatcher:
         self._backlog.read_anew()
         self._skew = self.relay.now() - time.time()
         self._inflight.clear()
-        self._slots_at = float("-inf")
         for facts in self._facts.values():
             facts.fruitless, facts.not_before = 0, 0.0
         self._read_facts(self._backlog.runs, drop_ended=True)
@@ -340,7 +315,7 @@ class Dispatcher:
             held = state.get(head.message_id)
             if held is not None and held.token and not self._free_dead(head, held, now):
                 if dispatched is None:
-                    self._inflight[run] = Dispatched(head, "", held.attempt, held.attempt, self._clock())
+                    self._inflight[run] = Dispatched(head, "", held.attempt, self._clock())
                 continue
             attempt = held.attempt if held is not None else 0
             if held is not None and held.token:
@@ -378,22 +353,20 @@ class Dispatcher:
 
     def _look_for_jobs(self, doubtful: list[Dispatched]) -> None:
         """Free what was dispatched, is not claimed, and has no live job."""
-        with self.jobs.pipeline(transaction=False) as pipe:
-            for d in doubtful:
-                pipe.hget(FedqJob.key_for(d.job_id), "status")
-                pipe.lpos(self._queue.key, d.job_id)
-            found = pipe.execute()
-        for i, d in enumerate(doubtful):
-            status, place = found[2 * i], found[2 * i + 1]
-            age = self._clock() - d.since
-            if status in LIVE_JOB and (place is not None or age < LOST_JOB):
-                continue
-            self._inflight.pop(d.waiting.run, None)
-            facts = self._facts.setdefault(d.waiting.run, RunFacts())
+        for d in self.jobs.without_job(doubtful):
+            run = d.waiting.run
+            self._inflight.pop(run, None)
+            facts = self._facts_of(run)
             facts.not_before = self._clock() + PAUSES[min(facts.fruitless, len(PAUSES) - 1)]
             facts.fruitless += 1
             if facts.fruitless > 1:
-                self._read_facts([d.waiting.run], drop_ended=True)
+                self._read_facts([run], drop_ended=True)
+
+    def _facts_of(self, run: int) -> RunFacts:
+        """What is known of a run. A new one comes before the run served last, and behind those that wait longer."""
+        if run not in self._facts:
+            self._facts[run] = RunFacts(turn=self._turns - 0.5)
+        return self._facts[run]
 
     def _read_facts(self, runs: list[int], *, drop_ended: bool = False) -> None:
         if not runs:
@@ -409,7 +382,7 @@ class Dispatcher:
                 self._inflight.pop(run, None)
                 self._facts.pop(run, None)
                 continue
-            self._facts.setdefault(run, RunFacts()).time_limit = float(limit or 0)
+            self._facts_of(run).time_limit = float(limit or 0)
 
     # -- dispatch ------------------------------------------------------------------------------------------------------
 
@@ -424,48 +397,15 @@ class Dispatcher:
         ready = [run for run in ready if run in self._facts and self._facts[run].not_before <= now]
         if not ready:
             return
-        free = self._count_slots() - len(self._inflight)
+        free = self._slots() - len(self._inflight)
         for run in sorted(ready, key=lambda r: (self._facts[r].turn, r))[: max(0, free)]:
             head = self._backlog.head(run)
             if head is not None:
-                self._inflight[run] = self._enqueue(head, self._facts[run])
+                facts = self._facts[run]
+                limit = self._time_limit(facts)
+                self._inflight[run] = self.jobs.add(head, attempt=self._attempts(head), time_limit=limit)
                 self._turns += 1
-                self._facts[run].turn = self._turns
-
-    def _enqueue(self, head: Waiting, facts: RunFacts) -> Dispatched:
-        """A job for a message, under the first number that is not taken; a live job of it is taken over as it is."""
-        held = self._attempts(head)
-        number = held + 1
-        while True:
-            job_id = f"{self.node}_{head.message_id}_{number}"
-            limit = self._time_limit(facts)
-            queued = enqueue(
-                self.node,
-                self.jobs,
-                job_id,
-                {
-                    "node": self.node,
-                    "run": head.run,
-                    "entry": head.entry,
-                    "message": head.message_id,
-                    "type": head.type,
-                    "group": head.group,
-                    "limit": limit,
-                },
-                description=describe(head.run, head.type, head.group, self.node, held + 1),
-                meta={
-                    "run": head.run,
-                    "type": head.type,
-                    "group": head.group,
-                    "node": self.node,
-                    "attempt": held + 1,
-                    "message": head.message_id,
-                    "bytes_in": head.nbytes,
-                },
-            )
-            if queued or self.jobs.hget(FedqJob.key_for(job_id), "status") in LIVE_JOB:
-                return Dispatched(head, job_id, number, held, self._clock())
-            number += 1
+                facts.turn = self._turns
 
     def _attempts(self, head: Waiting) -> int:
         with self.relay.errors():
@@ -476,25 +416,6 @@ class Dispatcher:
         limits = [limit for limit in (facts.time_limit, self.settings.time_limit) if limit]
         return min(limits) if limits else None
 
-    def _count_slots(self) -> int:
-        """Live workers of the node's queue, wherever they run; our own count also while they are being restarted."""
-        if self._clock() - self._slots_at >= SLOTS_FRESH:
-            self._slots = max(self.settings.slots, count_workers(self.jobs, self.node))
-            self._slots_at = self._clock()
-        return self._slots
-
-
-def count_workers(jobs: redis.Redis, node: str) -> int:
-    """Workers of the queue that RQ knows and that are alive."""
-    known: Any = jobs.smembers(worker_registration.WORKERS_BY_QUEUE_KEY % node)
-    if not known:
-        return 0
-    return int(jobs.exists(*known))
-
-
-def describe(run: int, message_type: str, group: str, node: str, attempt: int) -> str:
-    """What a dashboard shows of a job, such as ``run 7 · train · round 3 · clinic-a · attempt 1``."""
-    parts = [f"run {run}", message_type]
-    if group:
-        parts.append(f"round {group}" if group.isdigit() else group)
-    return " · ".join([*parts, node, f"attempt {attempt}"])
+    def _slots(self) -> int:
+        """How many jobs there may be at once: our own workers count also while they are being restarted."""
+        return max(self.settings.slots, self.jobs.workers())

@@ -24,7 +24,7 @@ from fedq.apps.recorddict import RecordDict
 from fedq.apps.wire import Encoded, decode, decode_user_config, encode, encode_error, referenced
 from fedq.node.bundle import AppCache, AppUnavailable
 from fedq.node.cache import ObjectCache
-from fedq.node.dispatcher import describe
+from fedq.node.jobqueue import describe
 from fedq.node.settings import NodeSettings
 from fedq.relay import claims, messages, nodes, objects
 from fedq.relay.claims import Claim, Claimed, Commit

@@ -9,8 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from fedq.node.dispatcher import Dispatcher, describe
+from fedq.node.dispatcher import Dispatcher
 from fedq.node.host import host_id
+from fedq.node.jobqueue import describe
 from fedq.node.role import SUPERNODE, Holder, Role
 from fedq.node.settings import NodeSettings
 from fedq.relay import claims, nodes
