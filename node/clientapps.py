@@ -14,7 +14,7 @@ from fedq.node.cache import ObjectCache
 from fedq.node.execution import Errand, Execution
 from fedq.node.host import process_name
 from fedq.node.settings import NodeSettings
-from fedq.relay import claims, messages, runs
+from fedq.relay import claims, messages, runs, scripts
 from fedq.relay.claims import Commit, Renew
 from fedq.relay.connection import Relay
 from fedq.relay.jobs import Assignment, Cause, CauseKind, FedqJob, ForeignJob, Outcome, Verdict, Work
@@ -33,6 +33,7 @@ class ClientAppWork(Work):
         self._worker = process_name()
         self._relay: Relay | None = None
         self._renewals: Relay | None = None
+        scripts.warm()
 
     @property
     def relay(self) -> Relay:

@@ -107,6 +107,9 @@ class Relay:
                 decode_responses=False,
                 protocol=2,
                 client_name=client_name,
+                # Else redis-py looks its own version up in its metadata, which takes longer than a small message, and
+                # tells it with two requests per connection.
+                driver_info=None,
                 socket_timeout=SOCKET_TIMEOUT,
                 socket_connect_timeout=5.0,
                 retry=Retry(ExponentialBackoff(cap=0.5, base=0.02), retries),

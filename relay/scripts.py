@@ -40,6 +40,12 @@ def names() -> list[str]:
     )
 
 
+def warm() -> None:
+    """Work out every digest now, so that forked processes need not read the files again."""
+    for name in names():
+        digest(name)
+
+
 def load(client: redis.Redis) -> None:
     """Make the server know every step. Idempotent; needs the right to SCRIPT LOAD."""
     with client.pipeline(transaction=False) as pipe:
