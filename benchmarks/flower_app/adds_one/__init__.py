@@ -1,0 +1,1 @@
+"""The same work as in ../../app.py, on Flower."""
