@@ -23,13 +23,17 @@ def federation(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployment]
 
 @pytest.mark.parametrize("name", NAMES)
 def test_every_code_block_runs(
-    name: str, federation: Deployment, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    name: str,
+    federation: Deployment,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    request: pytest.FixtureRequest,
 ) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("FEDQ_REDIS_URL", federation.url)
     # Where a page starts services of its own, their caches are its own too.
     monkeypatch.setenv("HOME", str(tmp_path))
-    count = run_document(ROOT / name, tmp_path, {})
+    count = run_document(ROOT / name, tmp_path, {}, short=not request.config.getoption("--all"))
     assert count == len(blocks(ROOT / name))
 
 

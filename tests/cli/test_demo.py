@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -147,16 +148,25 @@ def test_an_app_that_fails_ends_the_demo_with_the_reason(tmp_path: Path) -> None
     assert "RuntimeError: no luck" in (tmp_path / "demo-output" / "run.log").read_text()
 
 
+@pytest.fixture
+def short_folder() -> Iterator[Path]:
+    """A folder whose name leaves room for a socket's, which would else be put where a killed demo leaves it."""
+    with tempfile.TemporaryDirectory(prefix="k-") as name:
+        yield Path(name)
+
+
 @pytest.mark.parametrize(
     ("number", "code"),
     [(signal.SIGINT, 130), (signal.SIGTERM, 130), (signal.SIGKILL, -9)],
     ids=lambda value: str(value),
 )
-def test_nothing_is_left_after(number: signal.Signals, code: int, tmp_path: Path) -> None:
+def test_nothing_is_left_after(number: signal.Signals, code: int, tmp_path: Path, short_folder: Path) -> None:
     project = write_project(
         tmp_path, client="import time\n@app.train()\ndef train(message, context):\n    time.sleep(600)\n"
     )
-    with demo(str(project), "--nodes", "2", "--config", "nodes=2", "--keep", "kept", folder=tmp_path) as process:
+    with demo(
+        str(project), "--nodes", "2", "--config", "nodes=2", "--keep", str(short_folder), folder=tmp_path
+    ) as process:
         assert process.stdout is not None
         seen = ""
         while "submitted" not in seen:

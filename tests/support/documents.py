@@ -67,8 +67,11 @@ def blocks(path: Path) -> list[Block]:
     return found
 
 
-def run_document(path: Path, folder: Path, environment: Mapping[str, str]) -> int:
-    """Execute every block of a document, in order, in ``folder``; returns how many there were."""
+def run_document(path: Path, folder: Path, environment: Mapping[str, str], *, short: bool = False) -> int:
+    """Execute every block of a document, in order, in ``folder``; returns how many there were.
+
+    ``short``: the demo runs for fewer rounds.
+    """
     for name in ("scripts", ".ci", "docker-compose.yml", "Dockerfile", "examples"):
         (folder / name).symlink_to(ROOT / name)
     namespace: dict[str, Any] = {"__name__": "__main__"}
@@ -81,7 +84,7 @@ def run_document(path: Path, folder: Path, environment: Mapping[str, str]) -> in
             code = compile("\n" * (block.line - 1) + block.text, str(path), "exec")
             exec(code, namespace)
         elif block.language == "console":
-            _run_session(block, where, folder, environment)
+            _run_session(block, where, folder, environment, short)
         elif block.language == "toml":
             assert tomllib.loads(block.text), where
         elif block.language == "json":
@@ -91,9 +94,10 @@ def run_document(path: Path, folder: Path, environment: Mapping[str, str]) -> in
     return count
 
 
-def _run_session(block: Block, where: str, folder: Path, environment: Mapping[str, str]) -> None:
+def _run_session(block: Block, where: str, folder: Path, environment: Mapping[str, str], short: bool) -> None:
     script = folder / "session.sh"
-    script.write_text("set -euo pipefail\n" + "\n".join(_shell(block)) + "\n")
+    lines = [line.replace("scripts/demo", "scripts/demo --rounds 8") if short else line for line in _shell(block)]
+    script.write_text("\n".join(["set -euo pipefail", *lines]) + "\n")
     process = subprocess.Popen(
         ["bash", str(script)],
         cwd=folder,
@@ -160,5 +164,5 @@ def _shell(block: Block) -> Iterator[str]:
         elif match := re.search(r"supernode --name (\S+)", command):
             yield (
                 f"until fedq nodes | grep -q '^{match[1]} .*online'; do "
-                f"kill -0 $! || {{ cat {log}; exit 1; }}; sleep 0.05; done"
+                f"kill -0 $! || {{ cat {log}; exit 1; }}; sleep 0.3; done"
             )
