@@ -29,11 +29,23 @@ def from_reals(values: Reals, dtype: np.dtype[Any], shape: tuple[int, ...]) -> N
 
 def inexact(dtype: np.dtype[Any]) -> np.dtype[Any]:
     """The dtype itself, in native byte order, if it holds fractions, else float64."""
-    if dtype.kind in "iub":
+    if dtype.isbuiltin == 2:  # of ml_dtypes, which has integers too
+        holds_halves = float(np.full(1, 0.5).astype(dtype).astype(np.float64)[0]) == 0.5
+        return dtype if holds_halves else np.dtype(np.float64)
+    return np.dtype(np.float64) if dtype.kind in "iub" else dtype.newbyteorder("=")
+
+
+def wider(one: np.dtype[Any] | None, other: np.dtype[Any]) -> np.dtype[Any]:
+    """A dtype that holds what both hold; float64 where there is none."""
+    if one is None or one == other:
+        return other
+    try:
+        return np.promote_types(one, other)
+    except TypeError:  # of ml_dtypes, without a common one
         return np.dtype(np.float64)
-    return dtype if dtype.isbuiltin == 2 else dtype.newbyteorder("=")  # ml_dtypes know one order only
 
 
 def norm(vectors: Iterable[Reals]) -> float:
     """The Euclidean norm of the vectors taken as one. Infinite or NaN if an element is."""
-    return math.sqrt(math.fsum(float(np.dot(vector, vector)) for vector in vectors))
+    with np.errstate(over="ignore"):  # the squares may be beyond float64 although the values are not
+        return math.sqrt(math.fsum(float(np.dot(vector, vector)) for vector in vectors))

@@ -1,26 +1,38 @@
 """Strategies: how a ServerApp chooses nodes and makes one model of their replies."""
 
+from fedq.apps.strategy.bulyan import Bulyan
 from fedq.apps.strategy.errors import CheckpointError, NoUsableReplies
 from fedq.apps.strategy.fedadagrad import FedAdagrad
 from fedq.apps.strategy.fedadam import FedAdam
 from fedq.apps.strategy.fedavg import FedAvg
 from fedq.apps.strategy.fedavgm import FedAvgM
+from fedq.apps.strategy.fedmedian import FedMedian
 from fedq.apps.strategy.fedopt import FedOpt
 from fedq.apps.strategy.fedprox import FedProx
+from fedq.apps.strategy.fedtrimmedavg import FedTrimmedAvg
 from fedq.apps.strategy.fedyogi import FedYogi
+from fedq.apps.strategy.krum import Krum
+from fedq.apps.strategy.multikrum import MultiKrum
+from fedq.apps.strategy.qfedavg import QFedAvg
 from fedq.apps.strategy.result import Result
 from fedq.apps.strategy.strategy import ReplyFailure, Strategy
 
 __all__ = [
+    "Bulyan",
     "CheckpointError",
     "FedAdagrad",
     "FedAdam",
     "FedAvg",
     "FedAvgM",
+    "FedMedian",
     "FedOpt",
     "FedProx",
+    "FedTrimmedAvg",
     "FedYogi",
+    "Krum",
+    "MultiKrum",
     "NoUsableReplies",
+    "QFedAvg",
     "ReplyFailure",
     "Result",
     "Strategy",

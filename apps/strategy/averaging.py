@@ -14,7 +14,9 @@ from fedq.apps.array import Array
 from fedq.apps.arrayrecord import ArrayRecord
 from fedq.apps.errors import InconsistentReply
 from fedq.apps.metricrecord import MetricRecord
+from fedq.apps.reals import inexact, wider
 from fedq.apps.strategy.exact_sum import BLOCK, ExactSum, magnitude
+from fedq.apps.strategy.outline import named, numpy_of
 
 FRACTION_BITS = 40
 """The unit of a sum lies this many bits below the largest value of the array that was sent out."""
@@ -66,13 +68,13 @@ class ArrayAverage:
         """
         sums = self._sums
         if sums is None:
-            sums = {name: _ArraySum.like(_numpy(name, array), anchored=False) for name, array in record.items()}
+            sums = {name: _ArraySum.like(numpy_of(name, array), anchored=False) for name, array in record.items()}
         if missing := sums.keys() - record.keys():
-            raise InconsistentReply(f"its ArrayRecord lacks {_named(missing)}")
+            raise InconsistentReply(f"its ArrayRecord lacks {named(missing)}")
         if foreign := record.keys() - sums.keys():
-            raise InconsistentReply(f"its ArrayRecord has {_named(foreign)}, which the model does not have")
+            raise InconsistentReply(f"its ArrayRecord has {named(foreign)}, which the model does not have")
         # All is checked before anything is added, so that a refused reply leaves no trace.
-        terms = [(entry, entry.checked(name, _numpy(name, record[name]), weight)) for name, entry in sums.items()]
+        terms = [(entry, entry.checked(name, numpy_of(name, record[name]), weight)) for name, entry in sums.items()]
         for entry, parts in terms:
             for values, largest in parts:
                 entry.add(values, weight, largest)
@@ -136,7 +138,7 @@ class _ArraySum:
 
     def add(self, flat: NDArray[Any], weight: float, largest: float) -> None:
         averaged = _averaged(flat.dtype, self.is_complex)
-        self.dtype = _wider(self.dtype, averaged)
+        self.dtype = wider(self.dtype, averaged)
         self._sum.add_blocks(((start, block * weight) for start, block in _blocks(flat)), largest)
 
     def average(self, total: float) -> NDArray[Any]:
@@ -145,13 +147,6 @@ class _ArraySum:
         if self.is_complex:
             return mean.view(np.complex128).astype(dtype).reshape(self.shape)
         return mean.astype(dtype).reshape(self.shape)
-
-
-def _numpy(name: str, array: Array) -> NDArray[Any]:
-    try:
-        return array.numpy(copy=False)
-    except (TypeError, ValueError) as exc:
-        raise InconsistentReply(f"its array {name!r} is not one that NumPy can read: {exc}") from exc
 
 
 def _flat(array: NDArray[Any]) -> NDArray[Any]:
@@ -170,28 +165,13 @@ def _blocks(flat: NDArray[Any]) -> Iterator[tuple[int, NDArray[np.float64]]]:
 def _averaged(dtype: np.dtype[Any], is_complex: bool) -> np.dtype[Any]:
     """The dtype of an average, found by asking NumPy for ``array * 0.5``. `dtype` is that of the real terms."""
     if dtype.isbuiltin == 2:  # of ml_dtypes; NumPy would widen bfloat16 to float32
-        holds_halves = float(np.full(1, 0.5).astype(dtype).astype(np.float64)[0]) == 0.5
-        return dtype if holds_halves else np.dtype(np.float64)
+        return inexact(dtype)
     averaged = (np.zeros(1, dtype=dtype) * 0.5).dtype
     return np.result_type(averaged, np.complex64) if is_complex else averaged
 
 
-def _wider(one: np.dtype[Any] | None, other: np.dtype[Any]) -> np.dtype[Any]:
-    if one is None or one == other:
-        return other
-    try:
-        return np.promote_types(one, other)
-    except TypeError:  # of ml_dtypes, without a common one
-        return np.dtype(np.float64)
-
-
 def _kind(is_complex: bool) -> str:
     return "complex" if is_complex else "real"
-
-
-def _named(names: set[str]) -> str:
-    shown = ", ".join(repr(name) for name in sorted(names)[:3])
-    return f"{shown} and {len(names) - 3} more" if len(names) > 3 else shown
 
 
 class MetricAverage:

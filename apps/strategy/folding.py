@@ -72,11 +72,6 @@ class FoldedMetrics:
     def __len__(self) -> int:
         return len(self._kept)
 
-    @property
-    def keys(self) -> list[ReplyKey]:
-        """The keys of the replies, in order."""
-        return sorted(key for key, *_ in self._kept)
-
     def add(self, reply: UsableReply) -> None:
         """Add the metrics of a reply."""
         small = None
@@ -84,9 +79,14 @@ class FoldedMetrics:
             small = RecordDict({**reply.content.metric_records, **reply.content.config_records})
         self._kept.append((reply.key, reply.metrics, reply.weight, small))
 
-    def result(self, only: Collection[ReplyKey] | None = None) -> MetricRecord | None:
-        """The metrics of all replies, or of some, as one, whatever the order of arrival; None when there is none."""
-        kept = sorted((item for item in self._kept if only is None or item[0] in only), key=lambda item: item[0])
+    def result(self, only: Collection[int] | None = None) -> MetricRecord | None:
+        """The metrics of all replies as one, whatever the order of arrival; None when there is none.
+
+        Args:
+            only: take those alone that were added at these places, counted from 0.
+        """
+        chosen = (item for place, item in enumerate(self._kept) if only is None or place in only)
+        kept = sorted(chosen, key=lambda item: item[0])
         if not kept:
             return None
         if self._aggregate is not None:

@@ -285,7 +285,9 @@ class Strategy(ABC):
         if self._failures:
             last = self._failures[-1]
             return f"{last.node_id}: {last.reason}"
-        return "all were errors" if replies.arrived else "none arrived in time"
+        if not replies.arrived:
+            return "none arrived in time"
+        return "all were errors" if replies.errors else f"{type(self).__name__} could not make a model of those it had"
 
 
 def _place(failure: ReplyFailure) -> tuple[int, str]:

@@ -66,6 +66,15 @@ CASES = [
     Case("FedAdagrad", {"eta": 0.3, "tau": 0.01}),
     Case("FedAdam", {"eta": 0.3, "beta_1": 0.8, "beta_2": 0.95, "tau": 0.01}),
     Case("FedYogi", {"eta": 0.3, "beta_1": 0.8, "beta_2": 0.95, "tau": 0.01}),
+    Case("FedMedian"),
+    Case("FedTrimmedAvg", {"beta": 0.2}),
+    Case("Krum", {"num_malicious_nodes": 1}),
+    Case("MultiKrum", {"num_malicious_nodes": 1, "num_nodes_to_select": 4}),
+    Case("Bulyan", {"num_malicious_nodes": 1}, samples=False),
+    Case("Bulyan", {"num_malicious_nodes": 1}, {"repeated_selection": True}, label="Bulyan-repeated", samples=False),
+    Case("FedMedian", ours={"memory_limit": 0}, label="FedMedian-on-disk"),
+    Case("QFedAvg", {"client_learning_rate": 0.1, "q": 0.5}),
+    Case("QFedAvg", {"client_learning_rate": 0.1, "q": 0.0}, label="QFedAvg-mean"),
 ]
 
 PEERS = [case for case in CASES if not case.ours]

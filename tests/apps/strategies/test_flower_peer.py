@@ -84,7 +84,7 @@ def test_the_models_and_metrics_are_those_of_flower(
         for name, array in model.items():
             other = made[f"{key}/{number}/{name}"]
             assert array.shape == other.shape
-            np.testing.assert_allclose(array, other, rtol=1e-6, atol=1e-6 * float(np.max(np.abs(other))))
+            np.testing.assert_allclose(array, other, rtol=TOLERANCE[dtype], atol=TOLERANCE[dtype] * scale)
         metrics = found.result.train_metrics_clientapp.get(number)
         expected = told["metrics"][key][number - 1]
         assert (metrics is None) == (expected is None)
