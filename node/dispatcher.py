@@ -16,7 +16,7 @@ from typing import Any
 from fedq.apps.errors import FedqError
 from fedq.node.host import worker_known_dead
 from fedq.node.inbox import Arrived, Backlog, InboxReader, Lost, Waiting, ensure_group
-from fedq.node.jobqueue import Dispatched, JobQueue
+from fedq.node.jobqueue import LOST_JOB, Dispatched, JobQueue
 from fedq.node.role import WORKER, Role
 from fedq.node.settings import NodeSettings
 from fedq.relay import claims, nodes
@@ -353,7 +353,11 @@ class Dispatcher:
 
     def _look_for_jobs(self, doubtful: list[Dispatched]) -> None:
         """Free what was dispatched, is not claimed, and has no live job."""
-        for d in self.jobs.without_job(doubtful):
+        gone = self.jobs.without_job(doubtful)
+        # One that a worker may be fetching is looked at again as soon as it must have come to light.
+        soon = [d.since + LOST_JOB for d in doubtful if d not in gone]
+        self._reconcile_at = min([self._reconcile_at, *(at + 0.05 for at in soon if at > self._clock())])
+        for d in gone:
             run = d.waiting.run
             self._inflight.pop(run, None)
             facts = self._facts_of(run)

@@ -13,8 +13,11 @@ from fedq.node.inbox import Waiting
 from fedq.relay.connection import Relay
 from fedq.relay.jobs.job import FedqJob, FedqQueue, enqueue
 
-LOST_JOB = 10.0
-"""Seconds after which a job that is neither queued nor claimed counts as lost."""
+LOST_JOB = 1.5
+"""Seconds after which a job that is neither queued nor claimed counts as lost. Too soon costs a job that comes to
+nothing: the claim decides who runs a message."""
+LOST_KEPT = 1000
+"""Lost jobs that are remembered, so that they are not taken for live ones."""
 COUNT_FRESH = 2.0
 """Seconds that a count of live workers is believed."""
 
@@ -49,12 +52,14 @@ class JobQueue:
         self._clock = clock
         self._workers = 0
         self._counted_at = float("-inf")
+        self._lost: dict[str, None] = {}
 
     def add(self, message: Waiting, *, attempt: int, time_limit: float | None) -> Dispatched:
         """Make a job for a message that has had ``attempt`` attempts.
 
         Its number is the first that is not taken, since ids of ended jobs stay for a while. A live job of the message,
-        made before a restart, is taken over as it is.
+        made before a restart, is taken over as it is, unless :meth:`without_job` has called it lost: RQ goes on calling
+        a job queued that was taken off the queue by a worker which never heard of it.
         """
         number = attempt + 1
         with self._server.errors():
@@ -86,7 +91,7 @@ class JobQueue:
             description=describe(message.run, message.type, message.group, self.node, attempt),
             meta={**meta, "attempt": attempt, "bytes_in": message.nbytes},
         )
-        return queued or self._redis.hget(FedqJob.key_for(job_id), "status") in _LIVE
+        return queued or (job_id not in self._lost and self._redis.hget(FedqJob.key_for(job_id), "status") in _LIVE)
 
     def without_job(self, dispatched: Iterable[Dispatched]) -> list[Dispatched]:
         """Those whose job has ended, or got lost. One round trip."""
@@ -104,6 +109,9 @@ class JobQueue:
             on_its_way = self._clock() - d.since < LOST_JOB
             if status not in _LIVE or (place is None and not on_its_way):
                 gone.append(d)
+                self._lost[d.job_id] = None
+        while len(self._lost) > LOST_KEPT:
+            del self._lost[next(iter(self._lost))]
         return gone
 
     def workers(self) -> int:

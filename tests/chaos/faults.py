@@ -1,0 +1,148 @@
+"""The faults: what each does to a federation, and when it is over."""
+
+from __future__ import annotations
+
+import random
+import signal
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from tests.chaos.site import AWAY, Site
+
+LEASE = 15.0
+"""Seconds of the longest lease: who is stopped for longer comes back as a zombie."""
+
+
+@dataclass
+class Fault:
+    """A fault that was injected.
+
+    ``undo`` is due ``after`` seconds later; recovery counts from ``since`` on, or from the end of ``undo``
+    (``from_undo``), until the run, or ``node``, has got further.
+    """
+
+    kind: str
+    what: str
+    since: float
+    after: float = 0.0
+    undo: Callable[[], None] | None = None
+    from_undo: bool = False
+    node: str = ""
+
+
+Injection = Callable[[Site, random.Random, bool], Fault | None]
+"""Site, dice, and whether faults are spaced. None: there is nobody to be hit just now."""
+
+
+def horse(site: Site, dice: random.Random, spaced: bool) -> Fault | None:
+    """The process that runs a ClientApp is killed."""
+    node = dice.choice(site.names)
+    if spaced and not site.busy(node):
+        return None
+    horses = site.horses(node)
+    if not horses:
+        return None
+    pid = dice.choice(horses)
+    site.signal(pid, signal.SIGKILL)
+    return Fault("horse", f"horse {pid} of {node}", time.monotonic(), node=node)
+
+
+def worker(site: Site, dice: random.Random, spaced: bool) -> Fault | None:
+    """A worker of a node is killed; the process that runs its ClientApp has to go with it."""
+    node = dice.choice(site.names)
+    workers = site.workers(node)
+    if not workers or (spaced and not site.busy(node)):
+        return None
+    busy = [pid for pid in workers.values() if pid in set(workers.values())]
+    pid = dice.choice(busy)
+    site.signal(pid, signal.SIGKILL)
+    return Fault("worker", f"worker {pid} of {node}", time.monotonic(), node=node)
+
+
+def node(site: Site, dice: random.Random, spaced: bool) -> Fault | None:
+    """A whole SuperNode is killed, and started again some time later."""
+    name = dice.choice(site.names)
+    if not site.services[name].running:
+        return None
+    site.services[name].kill()
+    after = 0.5 if spaced else dice.choice([0.0, 1.0, 3.0])
+    return Fault("node", name, time.monotonic(), after, lambda: site.start(name), from_undo=True)
+
+
+def serverapp(site: Site, dice: random.Random, spaced: bool) -> Fault | None:
+    """The process of the ServerApp, or its worker, is killed."""
+    if not site.services["superlink"].running:
+        return None
+    workers, horses = list(site.workers("superlink").values()), site.horses("superlink")
+    if not workers or not horses:
+        return None
+    pid = dice.choice(horses) if dice.random() < 0.5 else dice.choice(workers)
+    site.signal(pid, signal.SIGKILL)
+    return Fault("serverapp", f"{'horse' if pid in horses else 'worker'} {pid} of the SuperLink", time.monotonic())
+
+
+def superlink(site: Site, dice: random.Random, spaced: bool) -> Fault | None:
+    """The whole SuperLink is killed, and another one started some time later."""
+    if not site.services["superlink"].running:
+        return None
+    site.services["superlink"].kill()
+    after = 0.5 if spaced else dice.choice([0.0, 1.0, 3.0])
+    return Fault("superlink", "superlink", time.monotonic(), after, lambda: site.start("superlink"), from_undo=True)
+
+
+def redis(site: Site, dice: random.Random, spaced: bool) -> Fault | None:
+    """The server is killed, and started again some time later on what its append-only file holds."""
+    if not site.server.running:
+        return None
+    site.server.kill()
+    after = 1.0 if spaced else dice.choice([0.0, 0.5, 2.0, 5.0])
+    return Fault("redis", "redis", time.monotonic(), after, site.server.start, from_undo=True)
+
+
+def pause(site: Site, dice: random.Random, spaced: bool) -> Fault | None:
+    """A process is stopped for longer than its lease, and comes back as a zombie; or for a moment."""
+    kind = dice.choice(["horse", "worker", "dispatcher", "serverapp", "housekeeping", "redis"])
+    place = dice.choice(site.names)
+    if kind in ("serverapp", "housekeeping"):
+        place = "superlink"
+    if kind == "redis":
+        if not site.server.running:
+            return None
+        pids = [site.server.pid]
+    elif not site.services[place].running:
+        return None
+    elif kind == "horse":
+        pids = site.horses(place)
+    elif kind == "serverapp":
+        pids = [*site.horses(place), *site.workers(place).values()]
+    else:
+        pids = [pid for name, pid in site.children(place).items() if name.startswith(kind)]
+    pids = [pid for pid in pids if pid not in site.stopped]
+    if not pids:
+        return None
+    pid = dice.choice(pids)
+    after = dice.choice([1.0, 4.0] if kind == "redis" else [1.0, LEASE + 3.0])
+    since = time.monotonic()
+    site.pause(pid)
+    what = f"{kind} {pid} of {place} for {after:g} s"
+    return Fault("pause", what, since, after, lambda: site.resume(pid), from_undo=kind == "redis")
+
+
+def cut(site: Site, dice: random.Random, spaced: bool) -> Fault | None:
+    """Some connections to the server are cut, wherever a request or an answer happens to be."""
+    if not site.server.running or site.server.pid in site.stopped:
+        return None
+    connections = site.connections()
+    if not connections:
+        return None
+    number = dice.randint(1, len(connections))
+    for connection in dice.sample(connections, number):
+        try:
+            site.client.client_kill_filter(_id=connection["id"])
+        except (*AWAY, ValueError):
+            return None
+    return Fault("cut", f"{number} connections", time.monotonic())
+
+
+KINDS: dict[str, Injection] = {f.__name__: f for f in (horse, worker, node, serverapp, superlink, redis, pause, cut)}

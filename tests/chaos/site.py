@@ -1,0 +1,190 @@
+"""A federation of real processes on a server of its own, and where to find each of them."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import signal
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+import redis
+from redis.backoff import NoBackoff
+from redis.retry import Retry
+
+from fedq.relay.connection import Relay
+from fedq.relay.nodes import node_names, online
+from tests.support import RealServer, Service, wait_until
+from tests.support.services import SCRIPTS
+
+STARTED = re.compile(r"started \{'name': '([\w-]+)', 'pid': (\d+)")
+SERVER_SETTINGS = {"auto-aof-rewrite-percentage": "0", "maxmemory-policy": "noeviction"}
+AWAY = (redis.exceptions.ConnectionError, redis.exceptions.TimeoutError)
+
+
+class Site:
+    """``fedq superlink`` and a ``fedq supernode`` per node. ``with`` starts them and waits until all are online."""
+
+    def __init__(self, folder: Path, nodes: int, isolation: str, slots: int = 2) -> None:
+        self.folder = folder
+        self.names = [f"node-{i}" for i in range(nodes)]
+        self.isolation = isolation
+        self.slots = slots
+        self.scratch = folder / "tmp"
+        self.server = RealServer(folder / "server", fsync="always", settings=SERVER_SETTINGS)
+        self.services: dict[str, Service] = {}
+        self.client: redis.Redis = redis.Redis()
+        self.stopped: set[int] = set()
+        """Processes that were sent SIGSTOP and not yet SIGCONT."""
+
+    # -- from start to end --------------------------------------------------------------------------------------------
+
+    def __enter__(self) -> Site:
+        self.scratch.mkdir(parents=True)
+        self.server.start()
+        self.client = redis.Redis.from_url(
+            self.server.url, protocol=2, socket_timeout=2.0, retry=Retry(NoBackoff(), 0), client_name="chaos"
+        )
+        try:
+            self.start("superlink")
+            for name in self.names:
+                self.start(name)
+            wait_until(self.complete, lambda: f"all services are there\n{self.said()}", timeout=90, ignore=AWAY)
+        except BaseException:
+            self.kill()
+            raise
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.kill()
+
+    def start(self, name: str) -> None:
+        """Start (again) the SuperLink or the SuperNode of that name."""
+        service = self.services.get(name)
+        if service is None:
+            words = ["superlink", "--runs", "2"]
+            if name in self.names:
+                number = self.names.index(name)
+                words = ["supernode", "--name", name, "--slots", str(self.slots), "--isolation", self.isolation]
+                words += ["--config", f"partition-id={number}", "--config", f"num-partitions={len(self.names)}"]
+            words += ["--grace", "5s", "--cache-dir", str(self.folder / "cache" / name)]
+            environment = {"FEDQ_REDIS_URL": self.server.url, "HOME": str(self.folder), "TMPDIR": str(self.scratch)}
+            service = Service(
+                name, [str(SCRIPTS / "fedq"), *words], log=self.folder / f"{name}.log", environment=environment
+            )
+            self.services[name] = service
+        service.start()
+
+    def complete(self) -> bool:
+        """Whether every node is online."""
+        with Relay.connect(self.server.url) as relay:
+            return all(online(relay, self.names).values()) and set(node_names(relay)) == set(self.names)
+
+    def stop(self) -> list[str]:
+        """End every service as a service manager does; what went wrong with that."""
+        self.resume_all()
+        wrong = []
+        for name, service in reversed(self.services.items()):
+            try:
+                if (status := service.stop(timeout=60)) != 0:
+                    wrong.append(f"{name} ended with status {status} after SIGTERM")
+            except AssertionError as error:
+                wrong.append(str(error))
+        return wrong
+
+    def kill(self) -> None:
+        self.resume_all()
+        for service in self.services.values():
+            service.kill()
+        self.client.close()
+        self.server.stop()
+
+    def resume_all(self) -> None:
+        for pid in list(self.stopped):
+            self.resume(pid)
+
+    def said(self) -> str:
+        """The last words of every service."""
+        return "\n".join(f"--- {name}:\n{service.output()[-3000:]}" for name, service in self.services.items())
+
+    # -- processes ----------------------------------------------------------------------------------------------------
+
+    def children(self, service: str) -> dict[str, int]:
+        """The living children of a service's supervisor, by name."""
+        supervisor = self.services[service].pid
+        found = {}
+        # The log grows for hours; who lives now was started lately, or is found further back.
+        for match in STARTED.finditer(self.services[service].output()):
+            with contextlib.suppress(psutil.Error):
+                if psutil.Process(int(match[2])).ppid() == supervisor:
+                    found[match[1]] = int(match[2])
+        return found
+
+    def workers(self, service: str) -> dict[str, int]:
+        """The workers among them."""
+        return {name: pid for name, pid in self.children(service).items() if name.startswith(("worker", "serverapp"))}
+
+    def horses(self, service: str) -> list[int]:
+        """The processes in which apps run, or that wait to do so."""
+        found = []
+        for pid in self.workers(service).values():
+            with contextlib.suppress(psutil.Error):
+                found += [child.pid for child in psutil.Process(pid).children()]
+        return found
+
+    def signal(self, pid: int, number: int) -> bool:
+        """Whether there was such a process."""
+        try:
+            os.kill(pid, number)
+        except ProcessLookupError:
+            return False
+        return True
+
+    def pause(self, pid: int) -> bool:
+        self.stopped.add(pid)
+        return self.signal(pid, signal.SIGSTOP)
+
+    def resume(self, pid: int) -> None:
+        self.stopped.discard(pid)
+        self.signal(pid, signal.SIGCONT)
+
+    # -- the run ------------------------------------------------------------------------------------------------------
+
+    def checkpoint(self, run: int) -> int | None:
+        """How far the run is, or None while the server is away."""
+        return self._ask(lambda: int(self.client.hget(f"fedq:{{0}}:run:{run}", "checkpoint") or 0))  # type: ignore[arg-type]
+
+    def status(self, run: int) -> str | None:
+        return self._ask(lambda: (self.client.hget(f"fedq:{{0}}:run:{run}", "status") or b"gone").decode())  # type: ignore[union-attr]
+
+    def replies(self, run: int, node: str) -> str | None:
+        """A text that changes with each answer of the node."""
+        key = f"fedq:{{0}}:node:{node}:replies:{run}"
+        return self._ask(lambda: str(self.client.xinfo_stream(key)["last-generated-id"]))  # type: ignore[index]
+
+    def busy(self, node: str) -> bool:
+        """Whether a worker of the node holds a claim."""
+        values = self._ask(lambda: list(self.client.hvals(f"fedq:{{0}}:node:{node}:claims"))) or []
+        return any(value.split(b"|")[1] for value in values)
+
+    def _ask(self, question: Any) -> Any:
+        try:
+            return question()
+        except (*AWAY, redis.exceptions.ResponseError):
+            return None
+
+    def connections(self) -> list[dict[str, Any]]:
+        """What the server knows of its clients, the driver left out."""
+        found = self._ask(lambda: self.client.client_list()) or []
+        return [c for c in found if c.get("name", "").startswith("fedq") or not c.get("name")]
+
+    @contextlib.contextmanager
+    def elapsed(self) -> Iterator[list[float]]:
+        """Seconds that the block took."""
+        begin, out = time.monotonic(), [0.0]
+        yield out
+        out[0] = time.monotonic() - begin
