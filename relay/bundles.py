@@ -31,6 +31,7 @@ import types
 import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path, PurePosixPath
 from typing import Any, TypeVar
 
@@ -137,6 +138,7 @@ def is_own(name: str, module: types.ModuleType) -> bool:
     return not any(path.startswith(folder) for folder in _installed_folders())
 
 
+@cache
 def _installed_folders() -> tuple[str, ...]:
     names = ("stdlib", "platstdlib", "purelib", "platlib")
     folders = {sysconfig.get_path(name) for name in names}

@@ -136,6 +136,7 @@ class Housekeeper:
         with self.relay.errors():
             scripts.load(self.relay.redis)
         self._connected = True
+        self._cursor = "0"
         self._served_since = self.clock()
         self._beat_at = float("-inf")
 

@@ -27,6 +27,7 @@ from fedq.relay.errors import (
     RelayFull,
     RelayReadOnly,
     RevisionLost,
+    RunNotFound,
     RunOver,
 )
 from fedq.relay.grid import PATIENCE, RedisGrid
@@ -155,7 +156,10 @@ class ServerAppAssignment(Assignment):
         if cause.kind is CauseKind.STOPPED:
             return cause.detail
         relay = self.work.renewals
-        info = runs.run_info(relay, self.run_id)
+        try:
+            info = runs.run_info(relay, self.run_id)
+        except RunNotFound:
+            return f"{cause.detail}; the run was removed meanwhile"
         if info.over or info.token != self.token:
             return f"{cause.detail}; the run had left this attempt by then"
         said = f"the process of the ServerApp was lost in attempt {info.attempt}: {cause.detail}"

@@ -235,7 +235,7 @@ class Run:
         while not info.over:
             left = 5.0 if deadline is None else deadline - monotonic()
             if left <= 0:
-                more = f" ({info.detail})" if info.detail else ""
+                more = f" ({info.detail or self._why_pending(info)})" if info.detail or info.status == "pending" else ""
                 raise RunTimeout(
                     f"run {self.run_id} is still {info.status}{more} after {timeout:g} s; it goes on",
                     run_id=self.run_id,
@@ -250,6 +250,11 @@ class Run:
                 sleep(pause if deadline is None else max(0.0, min(pause, left)))
                 pause = min(2.0, pause * 2)
         return info
+
+    def _why_pending(self, info: RunInfo) -> str:
+        with self._relay.errors():
+            there = self._relay.redis.exists(self._relay.keys.links())
+        return "it is about to start" if there else "no SuperLink is there: start one with fedq superlink"
 
     def result(self, timeout: float | None = None) -> RunResult:
         """Wait for the end, and fetch what the run has made.

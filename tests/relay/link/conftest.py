@@ -17,6 +17,7 @@ from fedq.relay.connection import Relay
 from fedq.relay.events import Event, follow
 from fedq.relay.grid import RedisGrid
 from fedq.relay.superlink import SuperLink
+from tests.conftest import lasting_keys
 from tests.relay.link.responder import Answer, Responder
 from tests.support import RealServer
 from tests.support.services import Service
@@ -26,10 +27,14 @@ from tests.support.services import Service
 class Setting:
     """What a test of this folder starts from."""
 
-    url: str
+    server: RealServer
     relay: Relay
     folder: Path
     stack: contextlib.ExitStack = field(default_factory=contextlib.ExitStack)
+
+    @property
+    def url(self) -> str:
+        return self.server.url
 
     def node(self, name: str, answer: Answer | None = None, **labels: str) -> Responder:
         """A node that is online and answers."""
@@ -41,11 +46,7 @@ class Setting:
 
     def superlink(self, *, slots: int = 2, grace: float = 2.0) -> Service:
         """A SuperLink as a process of its own."""
-        words = ["superlink", "--runs", str(slots), "--grace", str(grace)]
-        command = [sys.executable, "-m", "fedq.cli", *words]
-        environment = {"FEDQ_REDIS_URL": self.url, "XDG_CACHE_HOME": str(self.folder / "cache")}
-        service = Service("superlink", command, log=self.folder / "superlink.log", environment=environment)
-        return self.stack.enter_context(service)
+        return self.stack.enter_context(superlink(self.url, self.folder, slots=slots, grace=grace))
 
     def submitted(self, config: dict[str, Any] | None = None, **spec: Any) -> int:
         """A run without apps, whose ServerApp is the test."""
@@ -79,17 +80,54 @@ class Setting:
             assert runs.remove_run(relay, info.run_id)
         for name in nodes.node_names(relay):
             nodes.forget(relay, name)
-        relay.redis.delete(relay.keys.run_counter(), relay.keys.wake(), relay.keys.links())
-        # RQ keeps what it shows of ended jobs for a while.
+        relay.redis.delete(relay.keys.run_counter(), relay.keys.wake())
+
+    def forget_services(self) -> None:
+        """What SuperLinks leave that were killed, and what RQ shows of ended jobs for a while."""
+        relay = self.relay
+        relay.redis.delete(relay.keys.links())
         if kept := list(relay.redis.scan_iter("rq:*")):
             relay.redis.delete(*kept)
+
+
+def superlink(url: str, folder: Path, *, slots: int = 2, grace: float = 2.0) -> Service:
+    words = ["superlink", "--runs", str(slots), "--grace", str(grace)]
+    environment = {"FEDQ_REDIS_URL": url, "XDG_CACHE_HOME": str(folder / "cache")}
+    command = [sys.executable, "-m", "fedq.cli", *words]
+    return Service("superlink", command, log=folder / "superlink.log", environment=environment)
 
 
 @pytest.fixture
 def setting(server: RealServer, relay: Relay, tmp_path: Path) -> Iterator[Setting]:
     """A clean server. At the end everything is removed, and what a clean-up forgets fails the test."""
-    made = Setting(server.url, relay, tmp_path)
+    made = Setting(server, relay, tmp_path)
     try:
         yield made
     finally:
         made.close()
+        made.forget_services()
+
+
+@pytest.fixture(scope="module")
+def served_server(server_kind: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RealServer]:
+    """A server with a SuperLink of two slots, for all tests of a module."""
+    with RealServer(kind=server_kind or None) as server:  # type: ignore[arg-type]
+        with superlink(server.url, tmp_path_factory.mktemp("superlink"), slots=2) as service:
+            # Its processes are none that a test leaves behind.
+            service.wait_until(lambda: service.output().count(" is ready") == 2, "both slots are there")
+            service.wait_until(lambda: "housekeeping is done here" in service.output(), "somebody keeps house")
+            yield server
+
+
+@pytest.fixture
+def served(served_server: RealServer, tmp_path: Path) -> Iterator[Setting]:
+    """A setting with a SuperLink. At the end nothing of the relay may be left but what belongs to the service."""
+    with Relay.connect(served_server.url) as relay:
+        made = Setting(served_server, relay, tmp_path)
+        try:
+            yield made
+        finally:
+            made.close()
+        service = {relay.keys.housekeeper(), relay.keys.links(), relay.keys.wake()}
+        left = [name for name in lasting_keys(served_server) if name.startswith(relay.keys.base)]
+        assert not set(left) - service

@@ -258,7 +258,7 @@ def test_a_strategy_killed_after_any_call_ends_with_the_same_bits(setting: Setti
 @pytest.fixture
 def own(own_server: RealServer, tmp_path: Any) -> Iterator[Setting]:
     with Relay.connect(own_server.url) as relay:
-        made = Setting(own_server.url, relay, tmp_path)
+        made = Setting(own_server, relay, tmp_path)
         yield made
         made.stack.close()
 

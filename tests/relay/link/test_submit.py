@@ -23,11 +23,10 @@ from tests.support import RealServer
 from tests.support.waiting import wait_until
 
 
-def test_a_run_gives_its_arrays_and_metrics_and_tells_its_rounds(setting: Setting) -> None:
-    setting.node("a")
-    setting.node("b")
-    setting.superlink()
-    link = setting.link()
+def test_a_run_gives_its_arrays_and_metrics_and_tells_its_rounds(served: Setting) -> None:
+    served.node("a")
+    served.node("b")
+    link = served.link()
     run = link.submit(apps.server, apps.client, config={"num-rounds": 3, "size": 50_000}, name="three rounds")
     kinds = [(event.kind, event.data.get("status") or event.data.get("round")) for event in run.events(timeout=60)]
     assert [kind for kind in kinds if kind[0] in ("status", "round")] == [
@@ -44,25 +43,24 @@ def test_a_run_gives_its_arrays_and_metrics_and_tells_its_rounds(setting: Settin
     assert run.status == "finished"
 
 
-def test_nothing_of_a_finished_run_is_left_but_what_is_kept(setting: Setting, server: RealServer) -> None:
-    setting.node("a")
-    setting.superlink()
-    link = setting.link()
+def test_nothing_of_a_finished_run_is_left_but_what_is_kept(served: Setting) -> None:
+    served.node("a")
+    link = served.link()
     run = link.submit(apps.server, apps.client, config={"size": 50_000})
-    digest = next(iter(setting.relay.redis.scan_iter(f"{setting.relay.keys.obj('')}*:owners")))
+    digest = next(iter(served.relay.redis.scan_iter(f"{served.relay.keys.obj('')}*:owners")))
     assert digest
     result = run.result(timeout=60)
-    base = setting.relay.keys.base
+    base = served.relay.keys.base
     kept = {f"{base}run:{run.run_id}", f"{base}run:{run.run_id}:events", f"{base}run:{run.run_id}:objs"}
     around = {f"{base}{name}" for name in ("nodes", "node:a:info", "node:a:inbox", "runs", "run-counter", "wake")}
     around |= {f"{base}housekeeper", f"{base}links"}
 
     def left() -> list[str]:
-        names = [name for name in lasting_keys(server) if name.startswith(base)]
+        names = [name for name in lasting_keys(served.server) if name.startswith(base)]
         return [name for name in names if name not in kept | around and ":obj:" not in name]
 
     def objects() -> set[str]:
-        return {name for name in lasting_keys(server) if name.startswith(f"{base}obj:")}
+        return {name for name in lasting_keys(served.server) if name.startswith(f"{base}obj:")}
 
     wait_until(lambda: not left(), lambda: f"these go: {left()}")
     wait_until(lambda: len(objects()) == 3, lambda: f"manifest, chunk and owners of the final array: {objects()}")
@@ -73,9 +71,8 @@ def test_nothing_of_a_finished_run_is_left_but_what_is_kept(setting: Setting, se
         run.info()
 
 
-def test_what_a_serverapp_prints_and_logs_is_in_its_events(setting: Setting) -> None:
-    setting.superlink()
-    run = setting.link().submit(apps.printing, apps.client)
+def test_what_a_serverapp_prints_and_logs_is_in_its_events(served: Setting) -> None:
+    run = served.link().submit(apps.printing, apps.client)
     found = list(run.events(timeout=60))
     lines = [(event.data["text"], event.data["level"], event.data["origin"]) for event in found if event.kind == "log"]
     assert ("printed", "INFO", "stdout") in lines
@@ -85,29 +82,27 @@ def test_what_a_serverapp_prints_and_logs_is_in_its_events(setting: Setting) -> 
     assert run.result().arrays.to_numpy_ndarrays()[0].tolist() == [0, 1, 2]
 
 
-def test_log_lines_of_nodes_come_once_before_and_after_the_end(setting: Setting) -> None:
-    setting.node("held").hold()
-    setting.superlink()
-    link = setting.link()
+def test_log_lines_of_nodes_come_once_before_and_after_the_end(served: Setting) -> None:
+    served.node("held").hold()
+    link = served.link()
     run = link.submit(apps.waiting, apps.client)
     live: list[Any] = []
     thread = threading.Thread(target=lambda: live.extend(run.logs(follow=True)))
     thread.start()
-    wait_until(lambda: runs.run_nodes(setting.relay, run.run_id), "the run has sent its message", timeout=30)
-    log_lines(setting.relay, "held", run.run_id, "one", "two", "two")
+    wait_until(lambda: runs.run_nodes(served.relay, run.run_id), "the run has sent its message", timeout=30)
+    log_lines(served.relay, "held", run.run_id, "one", "two", "two")
     wait_until(lambda: len(live) >= 3, "the lines are there")
     run.stop()
     thread.join(20)
     assert [event.data["text"] for event in live] == ["one", "two", "two"]
-    wait_until(lambda: run.run_id not in runs.alive_runs(setting.relay), "the run is cleaned up")
+    wait_until(lambda: run.run_id not in runs.alive_runs(served.relay), "the run is cleaned up")
     again = [event.data["text"] for event in run.logs() if event.data.get("node") == "held"]
     assert again == ["one", "two", "two"]
     assert not [event for event in run.events() if event.data.get("node") == "held"]
 
 
-def test_a_failed_run_raises_with_the_traceback_of_its_serverapp(setting: Setting) -> None:
-    setting.superlink()
-    run = setting.link().submit(apps.failing, apps.client)
+def test_a_failed_run_raises_with_the_traceback_of_its_serverapp(served: Setting) -> None:
+    run = served.link().submit(apps.failing, apps.client)
     with pytest.raises(RunFailed) as raised:
         run.result(timeout=60)
     assert raised.value.reason == "ZeroDivisionError: division by zero"
@@ -118,20 +113,18 @@ def test_a_failed_run_raises_with_the_traceback_of_its_serverapp(setting: Settin
     assert raised.value.run_id == run.run_id
 
 
-def test_a_serverapp_that_exits_has_failed(setting: Setting) -> None:
-    setting.superlink()
+def test_a_serverapp_that_exits_has_failed(served: Setting) -> None:
     with pytest.raises(RunFailed, match=r"called sys.exit\('enough'\)"):
-        setting.link().submit(apps.leaving, apps.client).result(timeout=60)
+        served.link().submit(apps.leaving, apps.client).result(timeout=60)
 
 
 def test_a_bundle_that_does_not_load_fails_the_run_and_the_next_one_is_fine(
-    setting: Setting, monkeypatch: pytest.MonkeyPatch
+    served: Setting, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from fedq.relay import bundles
 
-    setting.node("a")
-    setting.superlink()
-    link = setting.link()
+    served.node("a")
+    link = served.link()
     with monkeypatch.context() as patch:
         patch.setattr(bundles, "pack_object", lambda app: bundles.Bundle("object", b"cno_such_package\nThing\n."))
         run = link.submit(apps.server, apps.client)
@@ -140,10 +133,9 @@ def test_a_bundle_that_does_not_load_fails_the_run_and_the_next_one_is_fine(
     link.submit(apps.server, apps.client).result(timeout=60)
 
 
-def test_a_stopped_run_ends_within_seconds_and_says_so(setting: Setting) -> None:
-    setting.node("held").hold()
-    service = setting.superlink()
-    run = setting.link().submit(apps.waiting, apps.client)
+def test_a_stopped_run_ends_within_seconds_and_says_so(served: Setting) -> None:
+    served.node("held").hold()
+    run = served.link().submit(apps.waiting, apps.client)
     event = next(event for event in run.events(timeout=60) if event.kind == "metric")
     pid = int(event.data["value"])
     assert run.stop("no longer needed")
@@ -151,7 +143,6 @@ def test_a_stopped_run_ends_within_seconds_and_says_so(setting: Setting) -> None
     with pytest.raises(RunStopped, match="no longer needed"):
         run.result(timeout=10)
     wait_until(lambda: not _exists(pid), "the ServerApp's process is gone")
-    assert service.running
 
 
 def _exists(pid: int) -> bool:
@@ -162,20 +153,18 @@ def _exists(pid: int) -> bool:
     return True
 
 
-def test_a_serverapp_that_is_killed_goes_on_from_its_checkpoint(setting: Setting, tmp_path: Path) -> None:
-    setting.superlink()
+def test_a_serverapp_that_is_killed_goes_on_from_its_checkpoint(served: Setting, tmp_path: Path) -> None:
     notes = tmp_path / "notes"
-    run = setting.link().submit(apps.dying, apps.client, config={"file": str(notes), "times": 1, "save": True})
+    run = served.link().submit(apps.dying, apps.client, config={"file": str(notes), "times": 1, "save": True})
     assert run.result(timeout=60).attempts == 2
     assert notes.read_text().split() == ["0", "1"]
     (line,) = [event.data["text"] for event in run.logs() if event.data.get("origin") == "fedq"]
     assert line.startswith("the process of the ServerApp was lost in attempt 1: ")
 
 
-def test_one_that_is_killed_again_and_again_fails_the_run(setting: Setting, tmp_path: Path) -> None:
-    setting.superlink()
+def test_one_that_is_killed_again_and_again_fails_the_run(served: Setting, tmp_path: Path) -> None:
     notes = tmp_path / "notes"
-    link = setting.link()
+    link = served.link()
     run = link.submit(apps.dying, apps.client, config={"file": str(notes), "times": 99}, max_attempts=3)
     with pytest.raises(RunFailed, match=r"started 3 times from checkpoint 0 and was lost each time.*SIGKILL"):
         run.result(timeout=60)
@@ -218,7 +207,7 @@ def test_two_runs_share_a_bundle_and_each_can_go(setting: Setting, server: RealS
     assert not [name for name in lasting_keys(server) if ":obj:" in name]
 
 
-def test_a_project_directory_is_submitted_with_its_config(setting: Setting, tmp_path: Path) -> None:
+def test_a_project_directory_is_submitted_with_its_config(served: Setting, tmp_path: Path) -> None:
     from tests.relay.link.test_bundles import CLIENT, PYPROJECT, write
 
     server_app = """
@@ -236,11 +225,10 @@ def main(grid, context):
         *(("shop/late.py", "MORE = 1\n"), ("shop/client.py", CLIENT), ("shop/server.py", server_app)),
     ):
         write(root / name, text)
-    setting.superlink()
-    link = setting.link()
+    link = served.link()
     with pytest.raises(ConfigError, match="'rounds'"):
         link.submit(root, config={"rounds": 1})
-    with _loaded_app(setting):
+    with _loaded_app(served):
         run = link.submit(root, config={"num-rounds": 1})
         (event,) = [event for event in run.events(timeout=60) if event.kind == "metric"]
     assert event.data == {"price": 8, "num-rounds": 1, "rate": 0.5, "optimizer.name": "sgd", "flag": True}
@@ -248,12 +236,12 @@ def main(grid, context):
 
 
 @contextlib.contextmanager
-def _loaded_app(setting: Setting) -> Any:
+def _loaded_app(served: Setting) -> Any:
     """A node that loads the project in this process, and what that leaves behind taken back."""
     import sys
 
     path = list(sys.path)
-    setting.node("a")
+    served.node("a")
     try:
         yield
     finally:
@@ -262,9 +250,8 @@ def _loaded_app(setting: Setting) -> Any:
             del sys.modules[name]
 
 
-def test_apps_are_submitted_by_reference(setting: Setting) -> None:
-    setting.superlink()
-    run = setting.link().submit("tests.relay.link.apps:printing", "tests.relay.link.apps:client")
+def test_apps_are_submitted_by_reference(served: Setting) -> None:
+    run = served.link().submit("tests.relay.link.apps:printing", "tests.relay.link.apps:client")
     assert run.result(timeout=60).arrays
 
 
@@ -317,7 +304,8 @@ def test_a_superlink_that_is_told_to_stop_gives_its_runs_back(setting: Setting) 
     run.stop()
 
 
-def test_a_superlink_that_is_killed_is_replaced(setting: Setting, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.slow
+def test_a_superlink_that_is_killed_is_replaced(setting: Setting) -> None:
     setting.node("held").hold()
     first = setting.superlink()
     run = setting.link().submit(apps.waiting, apps.client)
