@@ -97,18 +97,19 @@ def test_a_project_that_imports_what_is_not_installed(submit: Call, tmp_path: Pa
 # -- the ClientApp -----------------------------------------------------------------------------------------------------
 
 REPLIES = {
-    "None": ("return None", "None"),
-    "a foreign object": ("return {'loss': 1.0}", "dict"),
-    "a reply to another message": (  # as an app that keeps messages might
-        "other = Message(RecordDict(), 'b', 'train')\n"
-        "    other.metadata.__dict__['_message_id'] = 'f' * 32\n"
+    "None": ("return None", "returned None"),
+    "a foreign object": ("return {'loss': 1.0}", "an object of type dict"),
+    "a reply to another message": (
+        "from fedq.apps.message import make_message\n"
+        "    other = make_message(message.metadata.replace(message_id='f' * 32), RecordDict())\n"
         "    return Message(RecordDict(), reply_to=other)",
-        "reply",
+        "answers 'ffffffff",
     ),
+    "the message itself": ("return message", "error 107"),
     "metrics that are not numbers": (
         "return Message(RecordDict({'arrays': message.content['arrays'], "
         "'metrics': MetricRecord({'loss': 'low', 'num-examples': 1})}), reply_to=message)",
-        "str",
+        "not str (key 'loss')",
     ),
     "weights that are not numbers": (
         "return Message(RecordDict({'arrays': ArrayRecord([np.full(3, np.nan)]), "
@@ -118,14 +119,14 @@ REPLIES = {
     "zero examples": (
         "return Message(RecordDict({'arrays': message.content['arrays'], "
         "'metrics': MetricRecord({'num-examples': 0})}), reply_to=message)",
-        "num-examples",
+        "'num-examples' is 0",
     ),
     "no metrics": (
         "return Message(RecordDict({'arrays': message.content['arrays']}), reply_to=message)",
         "MetricRecord",
     ),
     "an exception": ("raise ValueError('no data on this node')", "no data on this node"),
-    "an exit": ("import os; os._exit(3)", "3"),
+    "an exit": ("import os; os._exit(3)", "exited with status 3"),
 }
 
 
