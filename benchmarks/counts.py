@@ -12,12 +12,13 @@ of a few tries is taken, and the documented numbers leave them a little room.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from math import floor
 
 from benchmarks.counters import Monitor
 from benchmarks.federation import Federation
+from benchmarks.floors import RqFloor
 from benchmarks.options import ISOLATIONS, Options
 from benchmarks.rows import Goal, Row
 from fedq.relay import scripts
@@ -48,24 +49,38 @@ COUNTS: dict[str, Counts] = {
 
 def count(federation: Federation, *, rounds: int = ROUNDS, tries: int = TRIES) -> tuple[Counts, dict[str, float]]:
     """What a message costs now, and its commands by name."""
-    messages = rounds * len(federation.nodes)
     federation.rounds(3, 1000)
+    return counted(federation, lambda: federation.rounds(rounds, 1000), rounds * len(federation.nodes), tries)
+
+
+def count_floor(federation: Federation, *, rounds: int = ROUNDS, tries: int = TRIES) -> tuple[Counts, dict[str, float]]:
+    """What a job that does nothing costs bare RQ on the same server, as many jobs at a time; with what watches it."""
+    nodes = len(federation.nodes)
+    with RqFloor(federation.url, nodes, federation.isolation, federation.folder) as floor:
+        floor.seconds(3)
+        return counted(federation, lambda: floor.seconds(rounds), rounds * nodes, tries)
+
+
+def counted(
+    federation: Federation, work: Callable[[], object], messages: int, tries: int
+) -> tuple[Counts, dict[str, float]]:
+    """What ``work`` costs for each of its messages."""
     names = {scripts.digest(name): name for name in scripts.names()}
     monitors, traffics = [], []
     for _ in range(tries):
         # What workers note about a job after its reply is part of it, and not of the next one.
         time.sleep(SETTLE)
         with Monitor(federation.client, names) as monitor:
-            federation.rounds(rounds, 1000)
+            work()
             time.sleep(SETTLE)
         monitors.append(monitor)
         # Not at the same time: what a monitor is sent is traffic too.
         before = federation.server.traffic()
-        federation.rounds(rounds, 1000)
+        work()
         time.sleep(SETTLE)
         traffics.append(federation.server.between(before, federation.server.traffic()))
-    names_seen = {name for monitor in monitors for name in monitor.calls}
-    least = {name: min(monitor.calls.get(name, 0) for monitor in monitors) / messages for name in sorted(names_seen)}
+    seen = {name for monitor in monitors for name in monitor.calls}
+    least = {name: min(monitor.calls.get(name, 0) for monitor in monitors) / messages for name in sorted(seen)}
     by_name = {name: exact for name, calls in least.items() if (exact := whole(calls))}
     counts = Counts(
         commands=sum(by_name.values()),
@@ -81,30 +96,32 @@ def whole(calls: float) -> float:
 
 
 def measure(options: Options) -> Iterator[Row]:
-    """Rows whose floor is the documented count."""
+    """What a message costs beside what it may cost; and beside that, for comparison, a job of bare RQ."""
     for isolation in options.isolation_or(*ISOLATIONS):
         options.say(f"counts: {isolation}")
         with Federation(NODES, isolation) as federation:
             federation.submit()
-            counts, by_name = count(federation)
+            message, by_name = count(federation)
             federation.finish()
-        allowed = COUNTS[isolation]
-        at_most = Goal("ratio", "<=", 1.0)
-        for what, value, limit, unit, more in (
-            ("commands", counts.commands, allowed.commands, "commands", by_name),
-            ("round trips", counts.round_trips, allowed.round_trips, "round trips", {}),
-            ("on the wire", counts.bytes, allowed.bytes, "bytes", {}),
-        ):
-            yield Row(
-                "counts",
-                what,
-                isolation,
-                NODES,
-                1000,
-                [value],
-                [limit],
-                "documented",
-                unit,
-                at_most,
-                {f"commands.{name}": calls for name, calls in more.items()},
-            )
+            job, job_by_name = count_floor(federation)
+        yield from rows("message", isolation, message, COUNTS[isolation], by_name)
+        yield from rows("bare RQ's job", isolation, job, None, job_by_name)
+
+
+def rows(what: str, isolation: str, counts: Counts, allowed: Counts | None, by_name: dict[str, float]) -> Iterator[Row]:
+    """A row for each of the three counts."""
+    for name, unit in (("commands", "commands"), ("round_trips", "round trips"), ("bytes", "bytes")):
+        limit = getattr(allowed, name) if allowed is not None else None
+        yield Row(
+            "counts",
+            f"{what}: {unit}",
+            isolation,
+            NODES,
+            1000,
+            [getattr(counts, name)],
+            [limit] if limit is not None else [],
+            "documented" if limit is not None else "",
+            unit,
+            Goal("ratio", "<=", 1.0) if limit is not None else None,
+            {f"commands.{command}": calls for command, calls in by_name.items()} if name == "commands" else {},
+        )
