@@ -261,10 +261,10 @@ def _load_project(wanted: type[ServerApp] | type[ClientApp], data: Buffer, diges
     manifest = json.loads((place / MANIFEST).read_text(encoding="utf-8"))
     reference = str(manifest["serverapp" if wanted is ServerApp else "clientapp"])
     _forget_namesakes(place)
-    entry = str(place)
-    # It stays there: the app may import within its functions.
-    if entry not in sys.path:
-        sys.path.insert(0, entry)
+    # They stay there: the app may import within its functions.
+    for entry in reversed([str(folder) for folder in _roots(place)]):
+        if entry not in sys.path:
+            sys.path.insert(0, entry)
     importlib.invalidate_caches()
     return load_reference(reference, wanted, folder=place)
 
@@ -310,9 +310,16 @@ def _check_archive(archive: zipfile.ZipFile) -> None:
         raise LoadError("the project's archive lacks its manifest")
 
 
+def _roots(place: Path) -> list[Path]:
+    """The folders that a project's modules are imported from: its own, and ``src`` where it has that layout."""
+    src = place / "src"
+    return [place, src] if src.is_dir() and not (src / "__init__.py").exists() else [place]
+
+
 def _forget_namesakes(place: Path) -> None:
     """Modules of another project that have the names of this one's must not stand in for them."""
-    own = {path.stem for path in place.iterdir() if path.is_dir() or path.suffix == ".py"}
+    inner = [path for root in _roots(place) for path in root.iterdir()]
+    own = {path.stem for path in inner if path.is_dir() or path.suffix == ".py"}
     inside = os.path.realpath(place) + os.sep
     for name, module in list(sys.modules.items()):
         if name.partition(".")[0] not in own:

@@ -119,7 +119,8 @@ class SuperLink:
             max_attempts: how often the ServerApp is started from one checkpoint.
             time_limit: seconds that a ClientApp may take for one message; None: as long as the node allows.
             client_token: any text. A second submit with the same token within a day returns the first one's run.
-            signing_key: an Ed25519 private key (32 bytes, PEM, or a path to either) to sign the ClientApp with.
+            signing_key: an Ed25519 private key (32 bytes, PEM, or a path to either) to sign the ClientApp with, for
+                nodes that ask for it; by default the one that FEDQ_SIGNING_KEY is the path of, if that is set.
 
         Raises:
             ConfigError, ProjectError, AppNotFound, AppIncomplete, BundleError: the app or its config is not right.
@@ -128,6 +129,7 @@ class SuperLink:
         _check_limits(durability, max_deliveries, max_attempts, time_limit)
         selector = _check_selector(nodes)
         packed = _pack(server_app, client_app, config)
+        key = signing_key or os.environ.get("FEDQ_SIGNING_KEY")
         blobs = {packed.server.digest: packed.server.data, packed.client.digest: packed.client.data}
         spec = RunSpec(
             client_token=client_token or secrets.token_hex(16),
@@ -140,7 +142,7 @@ class SuperLink:
             client_size=len(packed.client.data),
             server_kind=packed.server.kind,
             client_kind=packed.client.kind,
-            client_signature=bundles.sign(packed.client.digest, _key(signing_key)) if signing_key else "",
+            client_signature=bundles.sign(packed.client.digest, _key(key)) if key else "",
             selector=selector,
             durability=durability,
             max_deliveries=max_deliveries,

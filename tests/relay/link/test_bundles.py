@@ -186,6 +186,13 @@ def test_a_project_is_loaded_from_its_archive(shop: Path, tmp_path: Path) -> Non
     assert price(load(bundle, tmp_path / "apps")) == 8
 
 
+def test_a_project_may_keep_its_package_under_src(shop: Path, tmp_path: Path) -> None:
+    (shop / "src").mkdir()
+    (shop / "shop").rename(shop / "src/shop")
+    bundle = bundles.pack_project(project.read_project(shop))
+    assert price(load(bundle, tmp_path / "apps")) == 8
+
+
 def test_a_node_needs_nothing_that_only_the_serverapp_uses(shop: Path, tmp_path: Path) -> None:
     bundle = bundles.pack_project(project.read_project(shop))
     load(bundle, tmp_path / "apps")

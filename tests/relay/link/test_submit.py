@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from fedq.apps import AppError, AppIncomplete, ClientApp, ConfigError, ServerApp
 from fedq.relay import SuperLink, runs
@@ -248,6 +249,22 @@ def _loaded_app(served: Setting) -> Any:
         sys.path[:] = path
         for name in [name for name in sys.modules if name.partition(".")[0] == "shop"]:
             del sys.modules[name]
+
+
+def test_a_submit_is_signed_for_nodes_that_ask_for_it(
+    setting: Setting, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    key = Ed25519PrivateKey.generate()
+    (tmp_path / "key").write_bytes(key.private_bytes_raw())
+    link = setting.link()
+    given = link.submit(apps.printing, apps.client, signing_key=key.private_bytes_raw()).info()
+    monkeypatch.setenv("FEDQ_SIGNING_KEY", str(tmp_path / "key"))
+    by_environment = link.submit(apps.printing, apps.client).info()
+    for info in (given, by_environment):
+        key.public_key().verify(bytes.fromhex(info.fields["client_signature"].decode()), info.client_bundle.encode())
+    monkeypatch.setenv("FEDQ_SIGNING_KEY", str(tmp_path / "nothing"))
+    with pytest.raises(AppError, match="nothing cannot be read: No such file"):
+        link.submit(apps.printing, apps.client)
 
 
 def test_apps_are_submitted_by_reference(served: Setting) -> None:
