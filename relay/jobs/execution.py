@@ -24,7 +24,8 @@ log = logging.getLogger("fedq.worker")
 
 def execute(work: Work, assignment: Assignment, channel: Channel) -> bool:
     """Execute one assignment and report to ``channel``; whether it came to an outcome."""
-    bind_stage(lambda stage: _stage(channel, stage))
+    # Without a time limit nobody needs to know, and the worker sleeps on.
+    bind_stage((lambda stage: _stage(channel, stage)) if assignment.time_limit is not None else None)
     try:
         with work.capture(assignment):
             outcome = assignment.execute()

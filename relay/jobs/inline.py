@@ -80,7 +80,7 @@ class InlineExecutor(Executor):
         begun()
         job, execution = self.worker.current
         channel.send({"assignment": assignment.describe(), "job": job, "execution": execution, "limit": watch.limit})
-        bind_stage(lambda stage: _announce(channel, stage))
+        bind_stage((lambda stage: _announce(channel, stage)) if assignment.time_limit is not None else None)
         try:
             with self.worker.source.capture(assignment):
                 outcome = assignment.execute()

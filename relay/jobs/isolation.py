@@ -52,7 +52,8 @@ class Executor(abc.ABC):
 
     @abc.abstractmethod
     def run(self, assignment: Assignment, begun: Callable[[], None], watch: Watch) -> Ended:
-        """Execute; call ``begun`` when it is under way. Whatever still runs of it afterwards, :meth:`settle` ends."""
+        """Execute; call ``begun`` when it has been under way for a moment. Whatever still runs of it afterwards,
+        :meth:`settle` ends."""
 
     def settle(self) -> None:  # noqa: B027
         """Called when the outcome has been recorded."""
@@ -134,7 +135,7 @@ class ForkExecutor(Executor):
         theirs.close()
         self._child = child
         try:
-            begun()
+            watch.show(begun)
             return self.attend(child, ours, watch)
         finally:
             ours.close()
@@ -179,7 +180,7 @@ class RunExecutor(Executor):
                 self._end(kept)
             kept = self._start(group)
             kept.channel.send(assignment.describe())
-        begun()
+        watch.show(begun)
         ended: Ended | None = None
         try:
             ended = self.attend(kept.child, kept.channel, watch)

@@ -1,7 +1,8 @@
 """RQ's records of a job: what rq-dashboard and ``rq info`` show.
 
-The worker's parent process writes all of it, in one round trip when a job starts and one when it ends: the process that
-runs the app needs no connection to RQ, and the answer of a message is committed before any of this.
+The worker's parent process writes all of it, in one round trip when a job has been running for a moment (most have
+ended by then) and one when it ends: the process that runs the app needs no connection to RQ, and the answer of a message
+is committed before its job is shown as finished.
 """
 
 from __future__ import annotations
@@ -57,9 +58,15 @@ class Records:
             pipe.exists(WORKERS_SUSPENDED)
             return bool(pipe.execute()[-1])
 
+    def taken(self, job: FedqJob) -> None:
+        """The job's execution begins now. Noted here only: a round trip later it may be over."""
+        job.started_at = now()
+        job.worker_name = self.worker.name
+
     def started(self, job: FedqJob) -> Execution:
         """The job is being executed."""
         worker = self.worker
+        since = job.started_at
         with worker.connection.pipeline() as pipe:
             ttl = worker.get_heartbeat_ttl(job)
             execution = Execution.create(job, ttl, pipeline=pipe, worker_name=worker.name)
@@ -67,6 +74,9 @@ class Records:
             worker.set_state(WorkerStatus.BUSY, pipeline=pipe)
             worker.heartbeat(ttl, pipeline=pipe)
             job.prepare_for_execution(worker.name, pipeline=pipe)
+            if since is not None:
+                job.started_at = since
+                pipe.hset(job.key, "started_at", utcformat(since))
             pipe.persist(job.key)
             pipe.lrem(FedqQueue(job.origin, worker.connection).intermediate_queue_key, 1, job.id)
             pipe.execute()
@@ -168,8 +178,9 @@ class Records:
         pipe.hset(job.key, mapping={"meta": job._serialize_meta(), "last_heartbeat": utcformat(now())})
         if execution is not None:
             worker.cleanup_execution(job, pipeline=pipe, execution=execution)
-        else:
+        else:  # the worker was never shown as busy
             pipe.lrem(FedqQueue(job.origin, worker.connection).intermediate_queue_key, 1, job.id)
         if job.started_at is not None and job.ended_at is not None:
             worker.increment_total_working_time(job.ended_at - job.started_at, pipe)
-        self._idle(pipe)
+        if execution is not None:
+            self._idle(pipe)

@@ -20,6 +20,8 @@ class Timing:
 
     renew: float = 1.0
     """Between renewals; the first comes when a job has been running for as long."""
+    show: float = 0.2
+    """After which a job is shown as started. One that ends sooner goes from queued to finished, and saves the records."""
     heartbeat: float = 15.0
     """Between RQ's heartbeats of a job."""
     linger: float = 10.0
@@ -77,6 +79,11 @@ class Watch:
         self._done: float | None = None
         self._renewals: Ticker | None = None
         self._heartbeats: Ticker | None = None
+        self._show: Callable[[], None] | None = None
+
+    def show(self, show: Callable[[], None]) -> None:
+        """Have the job shown as started by ``show``, once, if it runs for as long as :attr:`Timing.show`."""
+        self._show = show
 
     def hear(self, values: list[Any]) -> None:
         """Take what the executing process has sent."""
@@ -97,14 +104,19 @@ class Watch:
     def timeout(self, stop_at: float | None) -> float:
         """Seconds until something is due."""
         due = [self._started + self.timing.renew] if self._renewals is None else []
+        if self._show is not None:
+            due.append(self._started + self.timing.show)
         if self._heartbeat is not None and self._heartbeats is None:
             due.append(self._started + self.timing.heartbeat)
         due += [moment for moment in (self._deadline, self._done, stop_at) if moment is not None]
         return max(0.0, min(due, default=time.monotonic() + 3600.0) - time.monotonic())
 
     def verdict(self, stop_at: float | None) -> Kill | None:
-        """Whether to kill now, and why. Starts renewals and heartbeats when they are due."""
+        """Whether to kill now, and why. Starts what is due: showing the job, renewals, heartbeats."""
         now = time.monotonic()
+        if self._show is not None and now >= self._started + self.timing.show:
+            show, self._show = self._show, None
+            show()
         if self._renewals is None and now >= self._started + self.timing.renew:
             self._renewals = Ticker(f"renew run {self.assignment.group}", self.timing.renew, self._renew, self._wake)
         if self._heartbeat is not None and self._heartbeats is None and now >= self._started + self.timing.heartbeat:

@@ -239,6 +239,7 @@ class AppWorker(Worker):
         try:
             job.request()
             assignment = self.source.assignment(job)
+            self.records.taken(job)
         except Exception as error:
             log.exception("job %s refused", job.id)
             text = str(error) if type(error).__module__.startswith("fedq.") else traceback.format_exc()
