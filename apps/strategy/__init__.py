@@ -10,6 +10,8 @@ from fedq.apps.strategy.fedmedian import FedMedian
 from fedq.apps.strategy.fedopt import FedOpt
 from fedq.apps.strategy.fedprox import FedProx
 from fedq.apps.strategy.fedtrimmedavg import FedTrimmedAvg
+from fedq.apps.strategy.fedxgb_bagging import FedXgbBagging
+from fedq.apps.strategy.fedxgb_cyclic import FedXgbCyclic
 from fedq.apps.strategy.fedyogi import FedYogi
 from fedq.apps.strategy.krum import Krum
 from fedq.apps.strategy.multikrum import MultiKrum
@@ -28,6 +30,8 @@ __all__ = [
     "FedOpt",
     "FedProx",
     "FedTrimmedAvg",
+    "FedXgbBagging",
+    "FedXgbCyclic",
     "FedYogi",
     "Krum",
     "MultiKrum",

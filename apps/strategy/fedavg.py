@@ -241,18 +241,25 @@ class FedAvg(Strategy):
         self._sampler.state = text
 
     def _sample(self, grid: Grid, fraction: float, minimum: int) -> list[str]:
-        online = grid.wait_for_nodes(max(self.min_available_nodes, minimum), timeout=self.node_timeout)
-        nodes = grid.get_node_ids(online=False) if self.on_offline == "wait" else online
+        nodes, online = self._candidates(grid, minimum)
         if self._sampler is None:
             self._sampler = Sampler(self.seed if self.seed is not None else _seed_of(grid))
         chosen = self._sampler.sample(nodes, max(int(len(nodes) * fraction), minimum))
+        self._tell(grid, chosen, nodes, online)
+        return chosen
+
+    def _candidates(self, grid: Grid, minimum: int) -> tuple[list[str], list[str]]:
+        """Wait for the nodes that are needed; those that may be asked, and those of all that are connected."""
+        online = grid.wait_for_nodes(max(self.min_available_nodes, minimum), timeout=self.node_timeout)
+        return (grid.get_node_ids(online=False) if self.on_offline == "wait" else online), online
+
+    def _tell(self, grid: Grid, chosen: list[str], nodes: list[str], online: list[str]) -> None:
         log.info("sampled %d of %d nodes", len(chosen), len(nodes))
         if offline := sorted(set(chosen) - set(online)):
             names = ", ".join(offline)
             text = f"waits for {names}, offline; on_offline='fail' leaves out nodes that are not connected"
             log.warning(text)
             grid.emit("waiting-for-offline", {"nodes": offline, "text": text})
-        return chosen
 
     def _messages(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, nodes: list[str], message_type: str

@@ -392,15 +392,6 @@ def test_nodes_finish_their_work_also_when_the_strategy_does_not_look_at_the_rep
     assert [(event["replies"], event["failures"], event["unanswered"]) for event in rounds_of(run)] == [(2, 1, 0)] * 2
 
 
-def test_the_public_names_are_these() -> None:
-    import fedq.apps.mod
-    import fedq.apps.strategy
-
-    names = ["CheckpointError", "FedAvg", "NoUsableReplies", "ReplyFailure", "Result", "Strategy"]
-    assert sorted(fedq.apps.strategy.__all__) == names
-    assert sorted(fedq.apps.mod.__all__) == ["ClientAppCallable", "Mod", "make_ffn"]
-
-
 @pytest.mark.parametrize(
     "wrong",
     [{"fraction_train": -0.1}, {"fraction_evaluate": 1.5}, {"min_replies": 0}, {"on_offline": "ignore"}],

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import json
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -59,6 +60,32 @@ def replies(dtype: str, rounds: int = 3, nodes: int = NODES) -> tuple[Arrays, Ro
     return model(1.0), [[reply(node) for node in range(nodes)] for _ in range(rounds)]
 
 
+def tree_model(*leaves: float, features: int = 3, classes: Sequence[int] | None = None) -> Arrays:
+    """An XGBoost model in JSON with one tree of one leaf per value; each class of a round has its tree."""
+    count, width = len(leaves), len(classes or [0])
+    trees = [
+        {"base_weights": [leaf], "id": place, "left_children": [-1], "tree_param": {"num_nodes": "1"}}
+        for place, leaf in enumerate(leaves)
+    ]
+    model = {
+        "gbtree_model_param": {"num_parallel_tree": "1", "num_trees": str(count)},
+        "iteration_indptr": list(range(0, count + 1, width)),
+        "tree_info": list(classes or [0]) * (count // width),
+        "trees": trees,
+    }
+    learner = {
+        "gradient_booster": {"model": model, "name": "gbtree"},
+        "learner_model_param": {"num_feature": str(features)},
+    }
+    return {"0": np.frombuffer(json.dumps({"learner": learner, "version": [3, 0, 0]}).encode(), dtype=np.uint8)}
+
+
+def trees(dtype: str) -> tuple[Arrays, Rounds]:
+    """Models of one new tree per node and round, on top of no model. The dtype is always uint8."""
+    rounds = [[Reply(tree_model(r + node / 10), 1 + node) for node in range(NODES)] for r in range(3)]
+    return {"0": np.zeros(0, np.uint8)}, rounds
+
+
 CASES = [
     Case("FedAvg"),
     Case("FedProx", {"proximal_mu": 0.1}),
@@ -73,6 +100,8 @@ CASES = [
     Case("Bulyan", {"num_malicious_nodes": 1}, samples=False),
     Case("Bulyan", {"num_malicious_nodes": 1}, {"repeated_selection": True}, label="Bulyan-repeated", samples=False),
     Case("FedMedian", ours={"memory_limit": 0}, label="FedMedian-on-disk"),
+    Case("FedXgbBagging", rounds=trees),
+    Case("FedXgbCyclic", samples=False),
     Case("QFedAvg", {"client_learning_rate": 0.1, "q": 0.5}),
     Case("QFedAvg", {"client_learning_rate": 0.1, "q": 0.0}, label="QFedAvg-mean"),
 ]

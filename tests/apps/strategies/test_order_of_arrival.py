@@ -13,7 +13,7 @@ _EXPECTED: dict[str, Trained] = {}
 
 
 @pytest.mark.parametrize("case", CASES, ids=str)
-@settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=5, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(order=st.permutations(range(NODES)))
 def test_any_order_of_arrival_gives_the_same_bits(case: Case, order: list[int]) -> None:
     initial, rounds = case.rounds("float32")

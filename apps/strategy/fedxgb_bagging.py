@@ -1,0 +1,83 @@
+"""FedXgbBagging: boosted trees of all nodes, gathered into one model."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import numpy as np
+
+from fedq.apps.array import Array
+from fedq.apps.arrayrecord import ArrayRecord
+from fedq.apps.configrecord import ConfigRecord
+from fedq.apps.errors import InconsistentReply, StrategyError
+from fedq.apps.grid import Grid
+from fedq.apps.message import Message
+from fedq.apps.metricrecord import MetricRecord
+from fedq.apps.strategy.boosted_trees import BoostedTrees
+from fedq.apps.strategy.fedavg import FedAvg
+from fedq.apps.strategy.folding import ReplyKey, UsableReply
+
+
+class FedXgbBagging(FedAvg):
+    """Bagging of XGBoost trees, after the strategy of that name in Flower (there is no paper that defines it).
+
+    The model is an XGBoost model in JSON, as the bytes of one array of dtype uint8. Each node boosts the model that it
+    was sent and replies with the *new* trees alone; they are added to the model, node by node in the order of names.
+    The first model may be empty (an array of no bytes): then the trees of the first node by name are what the others
+    are added to. All trees of a reply are added, also those of several boosting rounds or of several classes, of which
+    Flower keeps the first ``num_parallel_tree``.
+
+    A reply whose array is no such model, or one of another number of features, counts as failed. The number of examples
+    counts for the metrics only.
+
+    Replies are checked as they arrive; what is held of them are their new trees. Nothing but the model goes from round
+    to round. The arguments are those of `FedAvg`.
+    """
+
+    def configure_train(
+        self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
+    ) -> Iterable[Message]:
+        """As FedAvg.
+
+        Raises:
+            StrategyError: there is not exactly one array.
+        """
+        if len(arrays) != 1:
+            raise StrategyError(f"FedXgbBagging needs one array with the model, not {len(arrays)}", run_id=grid.run_id)
+        return super().configure_train(server_round, arrays, config, grid)
+
+    def aggregate_train(
+        self, server_round: int, replies: Iterable[Message]
+    ) -> tuple[ArrayRecord | None, MetricRecord | None]:
+        """Check the new trees as they arrive, and add them to the model in the order of node names."""
+        ((name, sent),) = self.sent.items()
+        held = _bytes(sent)
+        model = BoostedTrees(held) if held else None
+        kept: list[tuple[ReplyKey, int, bytes]] = []
+
+        def take(reply: UsableReply) -> None:
+            arrays = reply.arrays
+            if len(arrays) != 1:
+                raise InconsistentReply(f"its ArrayRecord has {len(arrays)} arrays instead of one")
+            data = _bytes(next(iter(arrays.values())))
+            trees = BoostedTrees(data)
+            if model is not None:
+                model.check(trees)
+            kept.append((reply.key, len(kept), data))
+
+        metrics = self.fold(replies, take, self.train_metrics_aggr_fn)
+        if not kept:
+            return None, metrics.result()
+        kept.sort()
+        if model is None and len(kept) == 1:
+            made = kept[0][2]
+        else:
+            trees = (BoostedTrees(data) for _, _, data in kept)
+            model = model if model is not None else next(trees)
+            model.extend(trees)
+            made = model.to_bytes()
+        return ArrayRecord({name: Array(np.frombuffer(made, dtype=np.uint8))}), metrics.result()
+
+
+def _bytes(array: Array) -> bytes:
+    return array.numpy(copy=False).tobytes()

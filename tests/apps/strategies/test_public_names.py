@@ -1,0 +1,35 @@
+"""The public surface of the strategies and mods, by name."""
+
+from __future__ import annotations
+
+import fedq.apps.mod
+import fedq.apps.strategy
+
+STRATEGIES = {
+    "Bulyan",
+    "FedAdagrad",
+    "FedAdam",
+    "FedAvg",
+    "FedAvgM",
+    "FedMedian",
+    "FedOpt",
+    "FedProx",
+    "FedTrimmedAvg",
+    "FedXgbBagging",
+    "FedXgbCyclic",
+    "FedYogi",
+    "Krum",
+    "MultiKrum",
+    "QFedAvg",
+    "Strategy",
+}
+OTHERS = {"CheckpointError", "NoUsableReplies", "ReplyFailure", "Result"}
+MODS = {"ClientAppCallable", "Mod", "make_ffn"}
+
+
+def test_the_strategies_are_these() -> None:
+    assert set(fedq.apps.strategy.__all__) == STRATEGIES | OTHERS
+
+
+def test_the_mods_are_these() -> None:
+    assert set(fedq.apps.mod.__all__) == MODS
