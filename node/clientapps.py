@@ -12,11 +12,12 @@ from fedq.apps.wire import encode_error
 from fedq.node.bundle import AppCache
 from fedq.node.cache import ObjectCache
 from fedq.node.execution import Errand, Execution
-from fedq.node.host import process_name
+from fedq.node.rehearsal import rehearse
 from fedq.node.settings import NodeSettings
-from fedq.relay import claims, messages, runs, scripts
+from fedq.relay import claims, messages, runs
 from fedq.relay.claims import Commit, Renew
 from fedq.relay.connection import Relay
+from fedq.relay.host import process_name
 from fedq.relay.jobs import Assignment, Cause, CauseKind, FedqJob, ForeignJob, Outcome, Verdict, Work
 from fedq.relay.logs import LogShipper, captured
 from fedq.relay.messages import Answered, Reason, text
@@ -33,13 +34,15 @@ class ClientAppWork(Work):
         self._worker = process_name()
         self._relay: Relay | None = None
         self._renewals: Relay | None = None
-        scripts.warm()
+        # Made here and connected in whatever process uses it, so that a forked one has less to do.
+        self._unused: Relay | None = self._connect("app", retries=3)
+        rehearse()
 
     @property
     def relay(self) -> Relay:
         """This process' connection for the work itself."""
         if self._relay is None:
-            self._relay = self._connect("app", retries=3)
+            self._relay, self._unused = self._unused or self._connect("app", retries=3), None
         return self._relay
 
     @property

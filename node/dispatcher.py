@@ -14,7 +14,6 @@ from queue import Empty, SimpleQueue
 from typing import Any
 
 from fedq.apps.errors import FedqError
-from fedq.node.host import worker_known_dead
 from fedq.node.inbox import Arrived, Backlog, InboxReader, Lost, Waiting, ensure_group
 from fedq.node.jobqueue import LOST_JOB, Dispatched, JobQueue
 from fedq.node.role import WORKER, Role
@@ -23,6 +22,7 @@ from fedq.relay import claims, nodes
 from fedq.relay.claims import ClaimState
 from fedq.relay.connection import Relay
 from fedq.relay.errors import RelayAuthError, RelayFull, RelayUnavailable
+from fedq.relay.host import worker_known_dead
 from fedq.relay.messages import text
 from fedq.relay.runs import OPEN
 

@@ -11,10 +11,10 @@ import os
 import secrets
 from dataclasses import dataclass, field
 
-from fedq.node.host import host_id, known_dead
 from fedq.relay import nodes
 from fedq.relay.connection import Relay
 from fedq.relay.errors import NodeTaken
+from fedq.relay.host import host_id, known_dead
 
 SUPERNODE = "supernode"
 WORKER = "worker"

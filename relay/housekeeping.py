@@ -24,6 +24,7 @@ from fedq.apps.errors import FedqError
 from fedq.relay import messages, nodes, runs, scripts
 from fedq.relay.connection import Relay
 from fedq.relay.errors import RelayError, RelayUnavailable, RunNotFound
+from fedq.relay.host import worker_known_dead
 from fedq.relay.jobs import FedqQueue, enqueue, fetch
 from fedq.relay.keys import SERVERAPP_QUEUE
 from fedq.relay.messages import Reason, text
@@ -85,6 +86,7 @@ class Housekeeper:
         self._pruned_at = float("-inf")
         self._served_since: float | None = None
         self._seen: dict[str, Seen] = {}
+        self._dead: dict[int, str] = {}
         self._connected = False
 
     # -- the loop ------------------------------------------------------------------------------------------------------
@@ -211,6 +213,7 @@ class Housekeeper:
 
     def _start(self, open_runs: list[RunInfo], now: float) -> None:
         """Enqueue the runs that nobody holds, the oldest first, as many as there are slots."""
+        self._free_dead(open_runs)
         holding = [info for info in open_runs if info.token and info.lease > now]
         waiting = [info for info in open_runs if info not in holding]
         if not waiting:
@@ -230,6 +233,20 @@ class Housekeeper:
                 self._say(info, NO_SLOT)
             elif self._enqueue(info):
                 free -= 1
+
+    def _free_dead(self, open_runs: list[RunInfo]) -> None:
+        """Free the runs whose process is known to be dead, so that nobody has to wait for their leases.
+
+        What has died on this host is seen from here. At the second look: its worker, which knows more about the death,
+        comes first if it is still there.
+        """
+        dead = {info.run_id: info for info in open_runs if info.token and worker_known_dead(info.owner)}
+        for number, info in dead.items():
+            if self._dead.get(number) == info.token:
+                log.warning("run %d: its process %s and that one's worker are gone", number, info.owner)
+                runs.release_run(self.relay, number, info.token, counts=True)
+                open_runs[open_runs.index(info)] = runs.run_info(self.relay, number)
+        self._dead = {number: info.token for number, info in dead.items()}
 
     def _uninterrupted(self, info: RunInfo, now: float) -> bool:
         """Whether a lapsed lease means that its holder is gone: the server was there all the time."""

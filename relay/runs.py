@@ -14,7 +14,7 @@ from fedq.relay.errors import RunNotFound
 from fedq.relay.keys import GROUP
 from fedq.relay.messages import text, words
 
-RUN_LEASE = 10.0
+RUN_LEASE = 8.0
 """Seconds that a ServerApp's attempt holds its run without renewal. Renewed every second."""
 
 CLIENT_TOKEN_TTL = 24 * 3600

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import os
-import socket
 import time
 import traceback as traceback_module
 from collections.abc import Iterator, Mapping, Sequence
@@ -31,6 +29,7 @@ from fedq.relay.errors import (
     RunOver,
 )
 from fedq.relay.grid import PATIENCE, RedisGrid
+from fedq.relay.host import process_name
 from fedq.relay.jobs import Assignment, Cause, CauseKind, FedqJob, ForeignJob, Outcome, Verdict, Work, app_started
 from fedq.relay.logs import LogShipper, captured
 from fedq.relay.messages import text
@@ -127,7 +126,7 @@ class ServerAppAssignment(Assignment):
         """Claim the run, run its ServerApp, end the run."""
         relay = self.work.relay
         claim = _insist(
-            lambda: runs.claim_run(relay, self.run_id, self.token, lease=self.work.settings.lease, owner=_owner())
+            lambda: runs.claim_run(relay, self.run_id, self.token, lease=self.work.settings.lease, owner=process_name())
         )
         if claim.outcome is not Step.OK:
             return Outcome(claim.outcome.value.lower())
@@ -311,10 +310,6 @@ def _insist(action: Any) -> Any:
             log.warning("%s; trying again", error)
             time.sleep(pause)
             pause = min(2.0, pause * 2)
-
-
-def _owner() -> str:
-    return f"{socket.gethostname()}:{os.getpid()}"
 
 
 def _line(words: str, level: str) -> dict[str, Any]:

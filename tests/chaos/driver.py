@@ -168,22 +168,20 @@ class Chaos:
         """One fault, progress, the next."""
         while not self.over and not self.enough:
             kinds = list(self.plan.faults)
+            marks = {name: self.site.replies(self.run, name) for name in self.site.names}
+            checkpoint = self.site.checkpoint(self.run)
             fault = self._inject(self.dice.choice(kinds), spaced=True)
             if fault is None:
                 time.sleep(0.02)
                 continue
-            since = fault.since
-            before = self._progress(fault)
-            while self.undos:
-                if fault.from_undo:
-                    time.sleep(max(0.0, self.undos[0][0] - time.monotonic()))
-                    before = self._progress(fault) or before
-                    since = time.monotonic()
-                    self._undo(everything=True)
-                    if fault.kind == "redis":
-                        since = time.monotonic()
-                else:
-                    break
+            since, before = fault.since, marks[fault.node] if fault.node else checkpoint
+            if fault.from_undo:
+                self._wait("the end of the fault", lambda: time.monotonic() >= self.undos[0][0])
+                begun = time.monotonic()
+                self._undo(everything=True)
+                # A server counts from when it answers, a service from when it is started.
+                since = time.monotonic() if fault.kind in ("redis", "pause") else begun
+                before = self._progress(fault) or checkpoint
             self._wait(f"progress after {fault.what}", lambda b=before, f=fault: self.over or self._beyond(f, b))  # type: ignore[misc]
             self.report.recovered(fault, time.monotonic() - since)
             self._wait("the end of the fault", self._undone)
@@ -234,7 +232,7 @@ class Chaos:
         """Wait; as long as it takes if ``watch``, as long as rounds go by."""
         last, changed = None, time.monotonic()
         while not predicate():
-            if not what.startswith("progress"):
+            if what.startswith("progress"):
                 self._undo()
             if watch and (now := self.site.checkpoint(self.run)) != last:
                 last, changed = now, time.monotonic()

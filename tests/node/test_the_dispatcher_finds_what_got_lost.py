@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 
 from fedq.node.dispatcher import Dispatcher
-from fedq.node.host import host_id
 from fedq.node.jobqueue import describe
 from fedq.node.role import SUPERNODE, Holder, Role
 from fedq.node.settings import NodeSettings
 from fedq.relay import claims, nodes
 from fedq.relay.connection import Relay
+from fedq.relay.host import host_id
 from fedq.relay.jobs import FedqJob, FedqQueue
 from fedq.relay.keys import GROUP
 from tests.node.conftest import Federation, HandRun, open_gate
