@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import random
 import statistics
 import sys
@@ -334,7 +335,8 @@ def lasting_workers(site: Site, key: str) -> list[bytes]:
 def chaos(plan: Plan, folder: Path, say: Callable[[str], None] = lambda line: None) -> Report:
     """Carry out the plan in a folder of its own."""
     expected = undisturbed(plan)
-    before = {process.pid for process in processes.stray_processes(MARKED)}
+    mark = os.environ[processes.MARK]
+    before = {process.pid for process in processes.stray_processes(mark)}
     with Site(folder, plan.nodes, plan.isolation) as site:
         run = Chaos(plan, site, say)
         result = run.execute()
@@ -344,13 +346,10 @@ def chaos(plan: Plan, folder: Path, say: Callable[[str], None] = lambda line: No
         judge_file(run.report, folder / "server")
         if run.report.wrong:
             (folder / "services.log").write_text(site.said())
-    left = processes.stray_processes(MARKED, before)
+    left = processes.stray_processes(mark, before)
     if left:
         run.report.wrong.append("processes are left: " + "; ".join(processes.described(p) for p in left[:5]))
     return run.report
-
-
-MARKED = uuid.uuid4().hex
 
 
 def main(arguments: Sequence[str] | None = None, out: TextIO = sys.stdout) -> int:
@@ -373,7 +372,7 @@ def main(arguments: Sequence[str] | None = None, out: TextIO = sys.stdout) -> in
     seed = given.seed if given.seed is not None else random.SystemRandom().randrange(1_000_000)
     options = {name: getattr(given, name) for name in ("rounds", "nodes", "mode", "isolation", "delay", "interval")}
     plan = Plan(seed, faults=kinds, max_faults=given.max_faults, **options)
-    processes.set_mark(MARKED)
+    processes.set_mark(uuid.uuid4().hex)
 
     def say(line: str) -> None:
         if not given.json:
