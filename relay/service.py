@@ -9,9 +9,7 @@ import contextlib
 import logging
 import os
 import signal
-import sys
 import time
-from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
@@ -22,9 +20,11 @@ from fedq.relay.embedded import EmbeddedServer
 from fedq.relay.errors import RelayMisconfigured
 from fedq.relay.housekeeping import RETENTION, Housekeeper
 from fedq.relay.jobs import AppWorker, ChildContext, ChildSpec, Supervisor
+from fedq.relay.jobs.signals import ends_on_sigterm
 from fedq.relay.keys import SERVERAPP_QUEUE
 from fedq.relay.logs import set_up_logging
 from fedq.relay.serverapps import ServerAppWork, Settings
+from fedq.relay.threads import limit_threads
 
 log = logging.getLogger(__name__)
 
@@ -38,6 +38,7 @@ class SuperLinkFailed(FedqError):
     """The service ended because one of its processes could not go on."""
 
 
+@ends_on_sigterm()
 def run_superlink(
     url: str | None = None,
     *,
@@ -47,6 +48,7 @@ def run_superlink(
     log_format: str = "text",
     retention: float = RETENTION,
     cache_dir: str | os.PathLike[str] | None = None,
+    threads: int | None = 1,
 ) -> int:
     """Serve until SIGTERM or SIGINT; returns the exit status.
 
@@ -59,12 +61,15 @@ def run_superlink(
         embedded_dir: start a private server with its data there, and write its address to ``url`` in it.
         log_format: ``text`` or ``json``.
         retention: seconds that ended runs are kept.
+        threads: threads of the numerical libraries in each slot, unless the environment says otherwise; None: leave
+            them alone.
         cache_dir: where project directories are extracted; by default in the user's cache folder.
 
     Raises:
         RelayAuthError: the server refuses us. RelayMisconfigured: the server would lose messages.
         EmbeddedServerError: the private server does not start.
     """
+    limit_threads(threads)
     set_up_logging(log_format)
     with contextlib.ExitStack() as stack:
         if embedded_dir is not None:
@@ -111,7 +116,7 @@ def _wait_for(address: str) -> ServerInfo:
             scripts.load(relay.redis)
         return info
 
-    with _ends_on_sigterm(), Relay(address, client_name="fedq-superlink", retries=0) as relay:
+    with Relay(address, client_name="fedq-superlink", retries=0) as relay:
         info = patiently(lambda: look(relay), on_wait=on_wait)
     if info.policy != "noeviction":
         raise RelayMisconfigured(
@@ -119,20 +124,6 @@ def _wait_for(address: str) -> ServerInfo:
             f"(maxmemory-policy {info.policy}) and would lose messages; set maxmemory-policy noeviction"
         )
     return info
-
-
-@contextlib.contextmanager
-def _ends_on_sigterm() -> Iterator[None]:
-    """While nothing is running yet, SIGTERM ends the process at once, and well."""
-
-    def leave(*_: object) -> None:
-        sys.exit(0)
-
-    before = signal.signal(signal.SIGTERM, leave)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
 
 
 def _cache_folder() -> Path:
