@@ -13,10 +13,9 @@ import json
 import logging
 import platform
 import signal
-import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
 from importlib import metadata
@@ -33,6 +32,7 @@ from fedq.relay.connection import Relay, patiently, resolve_url, without_passwor
 from fedq.relay.errors import RelayMisconfigured
 from fedq.relay.jobs import AppWorker
 from fedq.relay.jobs.processes import poll
+from fedq.relay.jobs.signals import StopSignal
 from fedq.relay.jobs.supervisor import ChildContext, ChildSpec, Supervisor
 from fedq.relay.logs import set_up_logging
 
@@ -60,6 +60,11 @@ def run_supernode(settings: NodeSettings) -> int:
         NodeTaken: another SuperNode of this name is alive.
         RelayAuthError: the server refuses us. RelayMisconfigured: the server would lose messages.
     """
+    with StopSignal() as told:
+        return _run_supernode(settings, told)
+
+
+def _run_supernode(settings: NodeSettings, told: StopSignal) -> int:
     _prepare(settings)
     holder = Holder.here(SUPERNODE)
 
@@ -68,11 +73,11 @@ def run_supernode(settings: NodeSettings) -> int:
         # A child extends this lease under the same name; until it does, nobody else gets the role.
         return Role(relay, settings.name, holder, lease=_lease(settings)).take_or_refuse()
 
-    if not _with_server(settings, check_in):
+    if not _with_server(settings, check_in, told):
         logger.info("node %s: an additional worker dispatches at the moment; standing by", settings.name)
     logger.info("SuperNode %s: %s", settings.name, _describe(settings))
     _say_trust(settings)
-    return _serve(settings, holder)
+    return _serve(settings, holder, told)
 
 
 def run_worker(settings: NodeSettings) -> int:
@@ -81,6 +86,11 @@ def run_worker(settings: NodeSettings) -> int:
     ``settings.name`` names the node. Labels default to those that its SuperNode registered; config does not travel, and
     has to be given as it is there. Takes over the dispatcher's role when no SuperNode of the name holds it.
     """
+    with StopSignal() as told:
+        return _run_worker(settings, told)
+
+
+def _run_worker(settings: NodeSettings, told: StopSignal) -> int:
     _prepare(settings)
     holder = Holder.here(WORKER)
 
@@ -92,12 +102,12 @@ def run_worker(settings: NodeSettings) -> int:
             logger.warning("node %s is not registered yet; its SuperNode will do that", settings.name)
         return json.loads(labels or "{}")  # type: ignore[no-any-return]
 
-    labels = _with_server(settings, check_in)
+    labels = _with_server(settings, check_in, told)
     if not settings.labels:
         settings = replace(settings, labels=labels)
     logger.info("worker of node %s: %s", settings.name, _describe(settings))
     _say_trust(settings)
-    return _serve(settings, holder)
+    return _serve(settings, holder, told)
 
 
 # -- start -------------------------------------------------------------------------------------------------------------
@@ -108,7 +118,7 @@ def _prepare(settings: NodeSettings) -> None:
     set_up_logging(settings.log_format)
 
 
-def _with_server(settings: NodeSettings, action: Callable[[Relay], T]) -> T:
+def _with_server(settings: NodeSettings, action: Callable[[Relay], T], told: StopSignal) -> T:
     """``action`` on a connection that is closed afterwards, as soon as there is a server."""
     said_at = float("-inf")
 
@@ -118,22 +128,11 @@ def _with_server(settings: NodeSettings, action: Callable[[Relay], T]) -> T:
             said_at = time.monotonic()
             logger.warning("node %s: %s; waiting for it", settings.name, error)
 
-    with _ends_on_sigterm(), Relay.connect(settings.redis_url, client_name=f"fedq-{settings.name}", retries=0) as relay:
-        return patiently(lambda: action(relay), on_wait=on_wait)
-
-
-@contextlib.contextmanager
-def _ends_on_sigterm() -> Iterator[None]:
-    """While nothing is running yet, SIGTERM ends the process at once, and well."""
-
-    def leave(*_: object) -> None:
-        sys.exit(0)
-
-    before = signal.signal(signal.SIGTERM, leave)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
+    with Relay.connect(settings.redis_url, client_name=f"fedq-{settings.name}", retries=0) as relay:
+        try:
+            return patiently(lambda: action(relay), on_wait=on_wait, stop=lambda: told.requested, wait=told.wait)
+        finally:
+            told.leave_if_requested()
 
 
 def _check_server(relay: Relay) -> None:
@@ -185,11 +184,11 @@ def _info(settings: NodeSettings, holder: Holder) -> nodes.NodeInfo:
 # -- the processes -----------------------------------------------------------------------------------------------------
 
 
-def _serve(settings: NodeSettings, holder: Holder) -> int:
+def _serve(settings: NodeSettings, holder: Holder, told: StopSignal) -> int:
     workers = [ChildSpec(f"worker-{n}", partial(_work, settings, n)) for n in range(settings.slots)]
     # The dispatcher goes last: the node is there until its last ClientApp has finished.
     dispatcher = ChildSpec("dispatcher", partial(_dispatch, settings, holder), events=True, last=True)
-    supervisor = Supervisor([dispatcher, *workers], grace=settings.grace + KILL_MARGIN)
+    supervisor = Supervisor([dispatcher, *workers], grace=settings.grace + KILL_MARGIN, told=told)
     status = supervisor.run()
     if supervisor.failure:
         raise ServiceFailed(supervisor.failure)

@@ -20,7 +20,7 @@ from fedq.relay.embedded import EmbeddedServer
 from fedq.relay.errors import RelayMisconfigured
 from fedq.relay.housekeeping import RETENTION, Housekeeper
 from fedq.relay.jobs import AppWorker, ChildContext, ChildSpec, Supervisor
-from fedq.relay.jobs.signals import ends_on_sigterm
+from fedq.relay.jobs.signals import StopSignal
 from fedq.relay.keys import SERVERAPP_QUEUE
 from fedq.relay.logs import set_up_logging
 from fedq.relay.serverapps import ServerAppWork, Settings
@@ -38,7 +38,6 @@ class SuperLinkFailed(FedqError):
     """The service ended because one of its processes could not go on."""
 
 
-@ends_on_sigterm()
 def run_superlink(
     url: str | None = None,
     *,
@@ -72,12 +71,13 @@ def run_superlink(
     limit_threads(threads)
     set_up_logging(log_format)
     with contextlib.ExitStack() as stack:
+        told = stack.enter_context(StopSignal())
         if embedded_dir is not None:
             server = stack.enter_context(EmbeddedServer(Path(embedded_dir)))
             url = server.url
             log.info("%s serves at %s", server.program, without_password(url))
         address = resolve_url(url)
-        info = _wait_for(address)
+        info = _wait_for(address, told)
         log.info(
             "SuperLink: %d slot%s, server %s %s at %s",
             slots,
@@ -92,7 +92,7 @@ def run_superlink(
         settings = Settings(address, folder)
         workers = [ChildSpec(f"serverapp-{n}", partial(_work, settings, n, grace)) for n in range(slots)]
         housekeeping = ChildSpec("housekeeping", partial(_keep_house, address, slots, retention), last=True)
-        supervisor = Supervisor([housekeeping, *workers], grace=grace + KILL_MARGIN)
+        supervisor = Supervisor([housekeeping, *workers], grace=grace + KILL_MARGIN, told=told)
         status = supervisor.run()
         if supervisor.failure:
             raise SuperLinkFailed(supervisor.failure)
@@ -100,7 +100,7 @@ def run_superlink(
     return status
 
 
-def _wait_for(address: str) -> ServerInfo:
+def _wait_for(address: str, told: StopSignal) -> ServerInfo:
     """The server's words about itself, as soon as it is there; the steps are loaded then."""
     said_at = float("-inf")
 
@@ -117,7 +117,10 @@ def _wait_for(address: str) -> ServerInfo:
         return info
 
     with Relay(address, client_name="fedq-superlink", retries=0) as relay:
-        info = patiently(lambda: look(relay), on_wait=on_wait)
+        try:
+            info = patiently(lambda: look(relay), on_wait=on_wait, stop=lambda: told.requested, wait=told.wait)
+        finally:
+            told.leave_if_requested()
     if info.policy != "noeviction":
         raise RelayMisconfigured(
             f"the server at {without_password(address)} evicts keys when its memory is full "

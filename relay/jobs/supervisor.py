@@ -25,6 +25,7 @@ from fedq.apps.errors import FedqError
 from fedq.relay.jobs.execution import leave
 from fedq.relay.jobs.frames import Wakeup
 from fedq.relay.jobs.processes import Child, adopt_orphans, children_of, describe_status, fork, poll
+from fedq.relay.jobs.signals import StopSignal
 
 __all__ = ["FATAL", "ChildContext", "ChildSpec", "Fatal", "Supervisor"]
 
@@ -154,6 +155,7 @@ class Supervisor:
         grace: seconds between SIGTERM and SIGKILL.
         on_event: called with ``(kind, data)``: ``started``, ``died``, ``stopping``, ``killing``.
         backoff: pauses before restarts.
+        told: whether SIGTERM came before :meth:`run` could hear it.
 
     :meth:`run` returns 0 after SIGTERM or SIGINT, 1 if a child called the service off (see :attr:`failure`), and also
     when no child is left to run. A second signal, at least a second after the first, kills at once.
@@ -166,6 +168,7 @@ class Supervisor:
         grace: float = 35.0,
         on_event: Callable[[str, dict[str, Any]], None] | None = None,
         backoff: Backoff | None = None,
+        told: StopSignal | None = None,
     ) -> None:
         names = [spec.name for spec in children]
         if len(set(names)) != len(names):
@@ -175,6 +178,7 @@ class Supervisor:
         """Why the service was called off."""
         self._backoff = backoff or Backoff()
         self._on_event = on_event
+        self._told = told
         self._states = {spec.name: _State(spec) for spec in children}
         self._wakeup: Wakeup | None = None
         self._stop_since: float | None = None
@@ -196,6 +200,8 @@ class Supervisor:
             signal.signal(signal.SIGTERM, self.stop)
             signal.signal(signal.SIGINT, self.stop)
             signal.signal(signal.SIGCHLD, self._wake)
+            if self._told is not None and self._told.requested:
+                self.stop()
             self._loop()
         finally:
             for number, handler in previous.items():
