@@ -210,7 +210,8 @@ def captured(take: Callable[[str, str, str], None]) -> Iterator[None]:
     finally:
         sys.stdout, sys.stderr = out, err
         root.handlers = handlers
-        root.setLevel(level)
+        if root.level != level:  # setting it costs every logger what it remembers
+            root.setLevel(level)
         for writer in writers:
             writer.finish()
 

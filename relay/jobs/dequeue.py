@@ -9,6 +9,8 @@ from typing import Any
 import redis
 from redis.exceptions import RedisError
 
+from fedq.relay.jobs.commands import let_go
+
 __all__ = ["Dequeue"]
 
 
@@ -78,6 +80,11 @@ class Dequeue:
             with contextlib.suppress(Exception):
                 connection.disconnect()
             self._client.connection_pool.release(connection)
+
+    def forget(self) -> None:
+        """In a forked child: close the descriptor, and leave the wait to the parent."""
+        connection, self._connection = self._connection, None
+        let_go(connection)
 
     def cancel(self) -> str | None:
         """Give up the wait, but take what has arrived already."""

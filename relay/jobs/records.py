@@ -1,8 +1,8 @@
 """RQ's records of a job: what rq-dashboard and ``rq info`` show.
 
 The worker's parent process writes all of it, in one round trip when a job has been running for a moment (most have
-ended by then) and one when it ends: the process that runs the app needs no connection to RQ, and the answer of a message
-is committed before its job is shown as finished.
+ended by then) and one when it ends: the process that runs the app needs no connection to RQ, and the answer of a
+message is committed before its job is shown as finished.
 """
 
 from __future__ import annotations

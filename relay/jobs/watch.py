@@ -21,7 +21,7 @@ class Timing:
     renew: float = 1.0
     """Between renewals; the first comes when a job has been running for as long."""
     show: float = 0.2
-    """After which a job is shown as started. One that ends sooner goes from queued to finished, and saves the records."""
+    """After which a job is shown as started. One that ends sooner goes from queued to finished."""
     heartbeat: float = 15.0
     """Between RQ's heartbeats of a job."""
     linger: float = 10.0

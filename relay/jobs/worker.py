@@ -406,8 +406,8 @@ class AppWorker(Worker):
 
     def forked(self) -> None:
         """In a forked child: let go of what belongs to the worker."""
-        self._dequeue.abandon()
-        self.commands.close()
+        self._dequeue.forget()
+        self.commands.forget()
         self.executor.forget()
         self.wakeup.close()
         if self.context is not None:
