@@ -6,6 +6,7 @@ import fnmatch
 import gc
 import logging
 import os
+import random
 import shutil
 import tempfile
 import uuid
@@ -42,10 +43,16 @@ def pytest_configure(config: pytest.Config) -> None:
     # The developer's own server is none of the tests' business.
     for name in [name for name in os.environ if name.startswith("FEDQ_") and name != processes.MARK] + ["REDIS_URL"]:
         os.environ.pop(name, None)
+    # Drawn once for all processes of the session, which collect the same tests.
+    os.environ.setdefault("CHAOS_SEED", str(random.SystemRandom().randrange(10, 1_000_000)))
     # One place for temporary files, so that what is left there is seen; a short name, for the sake of unix sockets.
     place = tempfile.mkdtemp(prefix="fq-")
     config.stash[PLACE] = Path(place)
     os.environ["TMPDIR"] = tempfile.tempdir = place
+
+
+def pytest_report_header(config: pytest.Config) -> str:
+    return f"chaos: the fresh seed is {os.environ['CHAOS_SEED']} (CHAOS_SEED repeats it)"
 
 
 MARK = pytest.StashKey[str]()
