@@ -1,6 +1,6 @@
 """SuperNode: the service at the data. Takes messages from its inbox, runs ClientApps as RQ jobs, commits their replies.
 
-Importing this package imports nothing heavy, so that :func:`fedq.node.threads.limit_threads` can be called before
+Importing this package imports nothing heavy, so that :func:`fedq.relay.threads.limit_threads` can be called before
 NumPy is loaded.
 """
 
@@ -11,15 +11,15 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from fedq.node.service import run_supernode, run_worker
     from fedq.node.settings import NodeSettings
-    from fedq.node.threads import limit_threads
     from fedq.node.trust import TrustPolicy
+    from fedq.relay.threads import limit_threads
 
 __all__ = ["NodeSettings", "TrustPolicy", "limit_threads", "run_supernode", "run_worker"]
 
 _HOMES = {
     "NodeSettings": "fedq.node.settings",
     "TrustPolicy": "fedq.node.trust",
-    "limit_threads": "fedq.node.threads",
+    "limit_threads": "fedq.relay.threads",
     "run_supernode": "fedq.node.service",
     "run_worker": "fedq.node.service",
 }

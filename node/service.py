@@ -26,7 +26,6 @@ from fedq.node.clientapps import ClientAppWork
 from fedq.node.dispatcher import Dispatcher
 from fedq.node.role import SUPERNODE, WORKER, Holder, Role
 from fedq.node.settings import NodeSettings
-from fedq.node.threads import limit_threads
 from fedq.relay import nodes
 from fedq.relay.connection import Relay, patiently, resolve_url, without_password
 from fedq.relay.errors import RelayMisconfigured
@@ -35,6 +34,7 @@ from fedq.relay.jobs.processes import poll
 from fedq.relay.jobs.signals import StopSignal
 from fedq.relay.jobs.supervisor import ChildContext, ChildSpec, Supervisor
 from fedq.relay.logs import set_up_logging
+from fedq.relay.threads import limit_threads
 
 logger = logging.getLogger(__name__)
 

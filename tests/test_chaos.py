@@ -26,10 +26,12 @@ PLANS = [
 ]
 
 
+def name(plan: Plan) -> str:
+    return f"{plan.mode}-{plan.isolation}-{'fresh' if plan.seed == FRESH else plan.seed}"
+
+
 @pytest.mark.chaos
-@pytest.mark.parametrize(
-    "plan", PLANS, ids=lambda plan: f"{plan.mode}-{plan.isolation}-{'fresh' if plan.seed == FRESH else plan.seed}"
-)
+@pytest.mark.parametrize("plan", PLANS, ids=name)
 def test_a_run_ends_with_the_same_bits_whatever_is_killed(plan: Plan) -> None:
     print(f"scripts/chaos --seed {plan.seed} --mode {plan.mode} --isolation {plan.isolation} --rounds {plan.rounds}")
     said: list[str] = []

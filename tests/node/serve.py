@@ -6,7 +6,7 @@ import json
 import sys
 from pathlib import Path
 
-from fedq.node.threads import limit_threads
+from fedq.relay.threads import limit_threads
 
 limit_threads()
 

@@ -7,11 +7,11 @@ import sys
 
 import pytest
 
-from fedq.node.threads import THREAD_VARIABLES, limit_threads
+from fedq.relay.threads import THREAD_VARIABLES, limit_threads
 
 COUNT = """
 import sys
-from fedq.node.threads import limit_threads
+from fedq.relay.threads import limit_threads
 assert "numpy" not in sys.modules
 if sys.argv[1] == "late":
     import numpy
