@@ -325,6 +325,10 @@ def tidy_rq(site: Site) -> None:
         for registry in (StartedJobRegistry, FinishedJobRegistry, FailedJobRegistry):
             # In this order: what was abandoned becomes a failed job, which is forgotten in turn.
             registry(queue=queue, job_class=FedqJob).cleanup(timestamp=2**40)
+        # Taken off the queue by somebody killed at that moment: RQ fails it after a minute, and forgets it.
+        for job_id in site.client.lrange(queue.intermediate_queue_key, 0, -1):  # type: ignore[union-attr]
+            site.client.lrem(queue.intermediate_queue_key, 0, job_id)
+            site.client.delete(FedqJob.key_for(job_id.decode()))
 
 
 def lasting_workers(site: Site, key: str) -> list[bytes]:

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from fedq.relay.keys import GROUP
 from tests.chaos.site import AWAY, Site
 
 LEASE = 15.0
@@ -54,8 +55,7 @@ def worker(site: Site, dice: random.Random, spaced: bool) -> Fault | None:
     workers = site.workers(node)
     if not workers or (spaced and not site.busy(node)):
         return None
-    busy = [pid for pid in workers.values() if pid in set(workers.values())]
-    pid = dice.choice(busy)
+    pid = dice.choice(list(workers.values()))
     site.signal(pid, signal.SIGKILL)
     return Fault("worker", f"worker {pid} of {node}", time.monotonic(), node=node)
 
@@ -122,7 +122,7 @@ def pause(site: Site, dice: random.Random, spaced: bool) -> Fault | None:
     if not pids:
         return None
     pid = dice.choice(pids)
-    after = dice.choice([1.0, 4.0] if kind == "redis" else [1.0, LEASE + 3.0])
+    after = dice.choice([1.0, 4.0, LEASE + 10.0] if kind == "redis" else [1.0, LEASE + 3.0])
     since = time.monotonic()
     site.pause(pid)
     what = f"{kind} {pid} of {place} for {after:g} s"
@@ -145,4 +145,18 @@ def cut(site: Site, dice: random.Random, spaced: bool) -> Fault | None:
     return Fault("cut", f"{number} connections", time.monotonic())
 
 
-KINDS: dict[str, Injection] = {f.__name__: f for f in (horse, worker, node, serverapp, superlink, redis, pause, cut)}
+def forget(site: Site, dice: random.Random, spaced: bool) -> Fault | None:
+    """The server forgets the scripts, and the consumer group of an inbox."""
+    if not site.server.running or site.server.pid in site.stopped:
+        return None
+    name = dice.choice(site.names)
+    try:
+        site.client.script_flush()
+        site.client.xgroup_destroy(f"fedq:{{0}}:node:{name}:inbox", GROUP)
+    except AWAY:
+        return None
+    return Fault("forget", f"scripts, and the group of {name}", time.monotonic())
+
+
+ALL = (horse, worker, node, serverapp, superlink, redis, pause, cut, forget)
+KINDS: dict[str, Injection] = {injection.__name__: injection for injection in ALL}

@@ -131,3 +131,10 @@ def steps(request: pytest.FixtureRequest, relay: Relay) -> Iterator[Steps]:
     with federation(relay) as driver:
         yield driver
     relay.close()
+
+
+@pytest.fixture
+def real_steps(relay: Relay) -> Iterator[Steps]:
+    """Steps on a real server, for what fakeredis does not have."""
+    with federation(relay) as driver:
+        yield driver

@@ -1,11 +1,15 @@
-"""What no order of calls brings about, but a step refuses all the same."""
+"""What no order of calls brings about, or hardly ever, but a step refuses all the same."""
 
 from __future__ import annotations
 
+import pytest
+
 from fedq.apps.error import Error, ErrorCode
-from fedq.relay import claims, messages, objects, runs
-from fedq.relay.claims import Commit
+from fedq.relay import claims, messages, nodes, objects, runs
+from fedq.relay.claims import Claim, Commit, Renew
+from fedq.relay.errors import RelayFull
 from fedq.relay.messages import Answered, Reason
+from fedq.relay.runs import Step
 from tests.relay.conftest import Steps
 
 
@@ -89,3 +93,84 @@ def test_a_run_without_a_limit_gives_no_message_up(steps: Steps) -> None:
     m = driver.pushed("a")
     args = (steps.relay, driver.run, "a", m.entry, m.message_id, Reason.EXHAUSTED, Error(ErrorCode.MAX_DELIVERIES))
     assert messages.answer(*args) is Answered.NOT_SO
+
+
+def save(steps: Steps, at: int, data: bytes, token: str = "") -> Step:
+    return runs.save_checkpoint(steps.relay, steps.run, token or steps.token, at, (data, ())).outcome
+
+
+def test_a_checkpoint_is_repeated_only_by_who_has_just_written_it(steps: Steps) -> None:
+    assert save(steps, 0, b"same") is Step.OK
+    assert save(steps, 0, b"same") is Step.OK
+    assert save(steps, 1, b"same") is Step.OK
+    assert save(steps, 0, b"same") is Step.STALE
+    runs.release_run(steps.relay, steps.run, steps.token)
+    runs.claim_run(steps.relay, steps.run, "app-2")
+    assert save(steps, 1, b"same", "app-2") is Step.STALE
+
+
+def test_attempts_count_anew_from_each_checkpoint(steps: Steps) -> None:
+    driver = Steps(steps.relay, token="app-1")
+    driver.start(max_attempts=2)
+
+    def another(token: str) -> Step:
+        runs.release_run(steps.relay, driver.run, driver.token)
+        driver.token = token
+        return runs.claim_run(steps.relay, driver.run, token).outcome
+
+    assert another("app-2") is Step.OK
+    assert save(driver, 0, b"one") is Step.OK
+    assert another("app-3") is Step.OK
+    assert another("app-4") is Step.EXHAUSTED
+
+
+def test_a_run_whose_lease_has_lapsed_can_be_claimed_and_no_longer_waits(steps: Steps) -> None:
+    run = steps.relay.keys.run(steps.run)
+    assert runs.claim_run(steps.relay, steps.run, "app-2").outcome is Step.BUSY
+    steps.relay.redis.hset(run, mapping={"lease": 1, "detail": "no free slot"})
+    assert runs.claim_run(steps.relay, steps.run, "app-2").outcome is Step.OK
+    assert steps.relay.redis.hget(run, "detail") is None
+
+
+def test_a_role_is_taken_from_the_dead_and_from_nobody_else(steps: Steps) -> None:
+    key = steps.relay.keys.housekeeper()
+    assert nodes.take_lease(steps.relay, key, "p", lease=60).held
+    assert nodes.take_lease(steps.relay, key, "q", lease=60).holder == "p"
+    assert nodes.take_lease(steps.relay, key, "q", lease=60, dead="r").holder == "p"
+    assert steps.relay.call("beat", [key], ["q", 0, 0, ""]) == [b"OK"]
+    assert nodes.take_lease(steps.relay, key, "q", lease=60).holder == "p"
+    assert nodes.take_lease(steps.relay, key, "q", lease=60, dead="p").held
+    assert steps.relay.call("beat", [key], ["anybody", 60_000, 1, ""]) == [b"OK"]
+    nodes.drop_lease(steps.relay, key, "anybody")
+    assert not steps.relay.redis.exists(key)
+
+
+def test_what_must_go_through_when_the_memory_is_full_goes_through(real_steps: Steps) -> None:
+    steps = real_steps
+    relay, redis = steps.relay, steps.relay.redis
+    cancelled = Error(ErrorCode.CANCELLED, "")
+    first, second, third = (steps.pushed("a") for _ in range(3))
+    spare = steps.submit()
+    redis.config_set("maxmemory", 1)
+    try:
+        with pytest.raises(RelayFull):
+            steps.push("a")
+        nodes.beat(relay, "a")
+        assert steps.claim("a", first).outcome is Claim.OK
+        assert claims.renew(relay, "a", steps.run, first.entry, first.message_id, "w-1") is Renew.OK
+        assert claims.release(relay, "a", first.message_id, "w-1", counts=False)
+        assert steps.claim("a", first).outcome is Claim.OK
+        assert steps.commit("a", first).outcome is Commit.COMMITTED
+        args = (relay, steps.run, "a", second.entry, second.message_id, Reason.CANCELLED, cancelled)
+        assert messages.answer(*args) is Answered.ANSWERED
+        assert runs.renew_run(relay, steps.run, steps.token) is Step.OK
+        assert save(steps, 0, b"state") is Step.OK
+        assert runs.free(relay, steps.run, steps.token, [first.message_id, second.message_id]) == 2
+        assert runs.claim_run(relay, spare, "other").outcome is Step.OK
+        assert runs.release_run(relay, spare, "other") is Step.OK
+        assert runs.finish(relay, spare, "", "stopped") is Step.OK
+        assert runs.finish(relay, steps.run, steps.token, "finished") is Step.OK
+        assert steps.claim("a", third).outcome is Claim.STOPPED
+        assert runs.clean_run(relay, steps.run)
+    finally:
+        redis.config_set("maxmemory", 0)
