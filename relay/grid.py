@@ -11,39 +11,30 @@ import json
 import logging
 import math
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, TypeVar
-
-import redis
 
 from fedq.apps.context import Context
 from fedq.apps.error import Error, ErrorCode
-from fedq.apps.errors import AppError, TooFewNodes, WireError
+from fedq.apps.errors import AppError, TooFewNodes
 from fedq.apps.grid import JSON, Grid, OnOffline
-from fedq.apps.message import Message, make_message
-from fedq.apps.metadata import Metadata
+from fedq.apps.message import Message
 from fedq.apps.recorddict import RecordDict
 from fedq.apps.replies import Replies
 from fedq.apps.strategy.result import Result
-from fedq.apps.wire import decode, decode_error, decode_user_config, encode, encode_error, referenced
+from fedq.apps.wire import decode, decode_user_config, encode, referenced
 from fedq.relay import events, journal, messages, nodes, objects, runs
+from fedq.relay.arrivals import ALIVE_CHECK, Arrivals
+from fedq.relay.attempt import Attempt
 from fedq.relay.connection import Relay
 from fedq.relay.errors import (
     NodeUnknown,
-    ObjectCorrupt,
     ObjectMissing,
-    RelayCorrupt,
     RelayError,
-    RelayFull,
-    RelayReadOnly,
-    RelayUnavailable,
-    RevisionLost,
-    RunOver,
-    RunStopped,
 )
 from fedq.relay.flights import Flight, Flights, forget_flights, keep_flights
 from fedq.relay.journal import FREED, Replay, fenced, over
-from fedq.relay.messages import Answer, Answered, Content, Outgoing, Push, Reason, text
+from fedq.relay.messages import Content, Outgoing, Push, Reason
 from fedq.relay.runs import RunClaim, Step
 
 log = logging.getLogger(__name__)
@@ -53,19 +44,8 @@ KEPT_PUSHES = 8
 """With durability "none": replies of so many pushes since the last checkpoint are kept, so that an app which saves
 after each round can be interrupted within one."""
 
-READ_AHEAD = 16
-"""Answers read in one round trip."""
-READ_BYTES = 4 * 1024 * 1024
-"""Bytes of arrays that may be handed out at once; a larger reply comes alone."""
-
-OFFLINE_CHECK = 2.0
-"""Seconds between two looks at the heartbeats of nodes that were asked with ``on_offline="fail"``."""
 ROSTER_CHECK = 0.3
 """Seconds between two looks at the nodes while a ServerApp waits for more of them."""
-ALIVE_CHECK = 2.0
-"""Seconds without a reply after which the Grid makes sure that the run is still its own."""
-PATIENCE = 900.0
-"""Seconds that a checkpoint or an event waits for a server which is full."""
 
 
 class RedisGrid(Grid):
@@ -84,30 +64,22 @@ class RedisGrid(Grid):
 
     def __init__(self, relay: Relay, claim: RunClaim, token: str) -> None:
         assert claim.info is not None
-        self.relay = Relay(relay.url, home=relay.home, client_name="fedq-grid", retries=0)
-        self.relay.redis.connection_pool.connection_kwargs["redis_connect_func"] = self._connected
         self.info = claim.info
         self.token = token
         self.result: Result | None = None
         self._run = claim.info.run_id
+        self._attempt = Attempt(relay, self._run, token, claim.revision, on_renewed=self._renewed)
+        self.relay = self._attempt.relay
+        self._flights = Flights()
+        self._inbound = Arrivals(self._attempt, self._flights)
         self._checkpoint = claim.checkpoint
-        self._revision = claim.revision
         self._pushes = 0
         self._events = 0
         self._empty_pulls = 0
-        self._flights = Flights()
-        self._answers: dict[str, Answer] = {}
-        self._cursors: dict[str, str] = {}
         self._unfreed: list[str] = []
-        self._lost = True
-        self._approving = False
-        self._offset = 0.0
-        self._clock = 0.0
-        self._looked = 0.0
         self._said_freed = False
-        self._do(self._set_clock)
-        self._clock = self._server_time()
-        known = self._do(lambda: journal.read(self.relay, self._run))
+        known = self._attempt.do(lambda: journal.read(self.relay, self._run))
+        self._clock = self._attempt.server_time()
         self._replay = Replay(known)
         self.replayable = FREED not in known
         """False if answers of the time since the checkpoint are gone, so that the app cannot run again from there."""
@@ -132,7 +104,10 @@ class RedisGrid(Grid):
 
     def close(self) -> None:
         """Close its connections."""
-        self.relay.close()
+        self._attempt.close()
+
+    def _renewed(self) -> None:
+        self._inbound.look_up()
 
     # -- nodes ---------------------------------------------------------------------------------------------------------
 
@@ -140,7 +115,7 @@ class RedisGrid(Grid):
         kind = "roster" if online is not False else "registered"
         found = self._replay.peek(kind)
         if found is None:
-            names = self._do(lambda: self._roster(registered=online is False))
+            names = self._attempt.do(lambda: self._roster(registered=online is False))
             found = self._record(kind, " ".join(names))
         self._replay.advance(kind)
         return found.split()
@@ -156,13 +131,13 @@ class RedisGrid(Grid):
         give_up = None if timeout is None else time.monotonic() + timeout
         seen: int | None = None
         alive = time.monotonic() + ALIVE_CHECK
-        while len(names := self._do(self._roster)) < minimum:
+        while len(names := self._attempt.do(self._roster)) < minimum:
             said = f"{len(names)} of {minimum} nodes"
             if seen != len(names):
                 seen = len(names)
                 waiting = {"connected": seen, "wanted": minimum, "text": said}
                 # Unnumbered: how often the number changes is not the app's doing.
-                self._do(lambda data=waiting: events.note(  # type: ignore[misc]
+                self._attempt.do(lambda data=waiting: events.note(  # type: ignore[misc]
                     self.relay, self._run, self.token, [("waiting-for-nodes", data)]
                 ))  # fmt: skip
             now = time.monotonic()
@@ -176,7 +151,7 @@ class RedisGrid(Grid):
                 )
             if now >= alive:
                 alive = now + ALIVE_CHECK
-                self._do(self._make_sure)
+                self._attempt.do(self._attempt.make_sure)
             time.sleep(ROSTER_CHECK if give_up is None else max(0.0, min(ROSTER_CHECK, give_up - now)))
         return names
 
@@ -198,8 +173,8 @@ class RedisGrid(Grid):
         self._flush_empty_pulls()
         self._make_room()
         if outgoing:
-            pushed = self._do(lambda: self._push(number, contents, outgoing, blobs))
-            self._check_revision(pushed.revision)
+            pushed = self._attempt.do(lambda: self._push(number, contents, outgoing, blobs))
+            self._attempt.check_revision(pushed.revision)
             for message in outgoing:
                 self._flights.add(
                     Flight(
@@ -215,7 +190,7 @@ class RedisGrid(Grid):
         self._pushes += 1
         ids = [message.message_id for message in outgoing]
         if on_offline == "fail":
-            self._do(lambda: self._answer_for_offline(ids))
+            self._attempt.do(lambda: self._inbound.answer_for_offline(ids))
         return ids
 
     def _prepare(
@@ -257,7 +232,7 @@ class RedisGrid(Grid):
     def _check_selected(self, names: set[str]) -> None:
         if not self.info.selector or not names:
             return
-        selected = set(self._do(lambda: self._roster(registered=True)))
+        selected = set(self._attempt.do(lambda: self._roster(registered=True)))
         if foreign := sorted(names - selected):
             wanted = ", ".join(f"{key}={value}" for key, value in self.info.selector.items())
             raise NodeUnknown(
@@ -306,16 +281,6 @@ class RedisGrid(Grid):
             run_id=self._run,
         )
 
-    def _answer_for_offline(self, ids: Iterable[str]) -> None:
-        """Answer those of ``ids`` that were to fail when their node is offline, and whose node is."""
-        waiting = [self._flights[m] for m in ids if m in self._flights and not self._flights.arrived(m)]
-        waiting = [flight for flight in waiting if flight.on_offline == "fail"]
-        alive = nodes.online(self.relay, sorted({flight.node for flight in waiting}))
-        for flight in waiting:
-            if not alive[flight.node]:
-                error = Error(ErrorCode.NODE_UNAVAILABLE, f"node {flight.node} is offline")
-                self._answer(flight, Reason.OFFLINE, error)
-
     # -- what comes back -----------------------------------------------------------------------------------------------
 
     def stream(
@@ -343,7 +308,7 @@ class RedisGrid(Grid):
         ids = list(dict.fromkeys(message_ids))
         new = [m for m in ids if m in self._flights and not self._flights.given(m)]
         chosen = set(self._newly_pulled(new)) if new else set()
-        return self._messages([m for m in ids if m in chosen or self._flights.given(m)])
+        return self._inbound.take([m for m in ids if m in chosen or self._flights.given(m)])
 
     def _newly_pulled(self, ids: Sequence[str]) -> list[str]:
         """Those of ``ids`` whose reply is there and was not given out before."""
@@ -356,7 +321,7 @@ class RedisGrid(Grid):
             self._empty_pulls = 0
             if chosen:
                 return [m for m in chosen.split() if m in set(ids)]
-        self._do(lambda: self._look(ids))
+        self._attempt.do(lambda: self._inbound.look(ids))
         found = self._flights.fresh(ids)
         if not found:
             self._empty_pulls += 1
@@ -377,7 +342,7 @@ class RedisGrid(Grid):
         waiting = [m for m in dict.fromkeys(message_ids) if m in self._flights and not self._flights.arrived(m)]
         for m in waiting:
             error = Error(ErrorCode.CANCELLED, "the ServerApp cancelled the message")
-            self._do(lambda m=m, error=error: self._answer(self._flights[m], Reason.CANCELLED, error))  # type: ignore[misc]
+            self._attempt.do(lambda m=m, error=error: self._inbound.answer(self._flights[m], Reason.CANCELLED, error))  # type: ignore[misc]
 
     def _receive(self, message_ids: Sequence[str], timeout: float | None) -> list[Message]:
         until = None if timeout is None else self._clock + timeout
@@ -388,7 +353,7 @@ class RedisGrid(Grid):
             if set(ids) <= set(message_ids):
                 self._replay.advance("receive")
                 self._clock = float(at)
-                return self._messages(ids)
+                return self._inbound.take(ids)
             log.warning("run %d: the ServerApp waits for other replies than before its interruption", self._run)
             self._replay.leave("receive")
         for m in message_ids:
@@ -397,174 +362,12 @@ class RedisGrid(Grid):
                     f"no reply will come to message {m!r}: it is not of this run, or was freed", run_id=self._run
                 )
         if again := [m for m in message_ids if self._flights.given(m)]:
-            return self._messages(again[:1])
-        ready = self._do(lambda: self._wait(message_ids, until))
-        noted = self._record("receive", f"{self._server_time():.6f}|{' '.join(ready)}")
+            return self._inbound.take(again[:1])
+        ready = self._attempt.do(lambda: self._inbound.wait(message_ids, until))
+        noted = self._record("receive", f"{self._attempt.server_time():.6f}|{' '.join(ready)}")
         self._replay.advance("receive")
         self._clock = float(noted.partition("|")[0])
-        return self._messages(ready)
-
-    def _wait(self, ids: Sequence[str], until: float | None) -> list[str]:
-        """Wait until one of ``ids`` has arrived; the next to be given out. Empty at ``until`` (server time)."""
-        quiet = time.monotonic() + ALIVE_CHECK
-        while not (found := self._flights.fresh(ids)):
-            now = self._server_time()
-            waiting = [self._flights[m] for m in ids]
-            ends = [flight.deadline for flight in waiting if not self._flights.arrived(flight.message_id)]
-            if until is not None:
-                if now >= until:
-                    return []
-                ends.append(until)
-            if any(flight.on_offline == "fail" for flight in waiting):
-                ends.append(now + OFFLINE_CHECK)
-            self._look(ids, block=max(0.001, min([*ends, now + ALIVE_CHECK]) - now + 0.001))
-            if time.monotonic() >= quiet:
-                quiet = time.monotonic() + ALIVE_CHECK
-                self._make_sure()
-        return self._batch(found)
-
-    def _batch(self, found: Sequence[str]) -> list[str]:
-        """As many of ``found``, in their order, as may be in memory at once; their answers are read."""
-        ahead = found[:READ_AHEAD]
-        self._read_answers(ahead)
-        chosen: list[str] = []
-        total = 0
-        for m in ahead:
-            if m not in self._answers:
-                continue
-            total += self._answers[m].nbytes
-            if chosen and total > READ_BYTES:
-                break
-            chosen.append(m)
-        if not chosen:
-            raise RelayCorrupt(f"the answer to message {ahead[0]} is announced, but not there", run_id=self._run)
-        return chosen
-
-    def _look(self, ids: Sequence[str], *, block: float | None = None) -> None:
-        """Take in the pointers that have come for the nodes of ``ids``; answer what nobody will answer any more."""
-        now = self._server_time()
-        waiting = [self._flights[m] for m in ids if not self._flights.arrived(m)]
-        for flight in waiting:
-            if flight.deadline <= now:
-                error = Error(ErrorCode.MESSAGE_EXPIRED, f"no answer of {flight.node} within the message's TTL")
-                if self._answer(flight, Reason.EXPIRED, error) is Answered.NOT_SO:
-                    self._set_clock()
-                block = None
-        if any(flight.on_offline == "fail" for flight in waiting) and time.monotonic() >= self._looked + OFFLINE_CHECK:
-            self._looked = time.monotonic()
-            self._answer_for_offline([flight.message_id for flight in waiting])
-        streams = {
-            self.relay.keys.replies(node, self._run): self._cursors.get(node, "0-0")
-            for node in sorted({flight.node for flight in waiting})
-        }
-        if not streams:
-            return
-        by_stream = {self.relay.keys.replies(flight.node, self._run): flight.node for flight in waiting}
-        with self.relay.errors():
-            wait = self.relay.block(block * 1000) if block else None
-            raw: Any = self.relay.redis.xread(streams, count=500, block=wait)  # type: ignore[arg-type]
-        for stream, entries in raw or ():
-            node = by_stream[text(stream)]
-            for entry, fields in entries:
-                self._cursors[node] = text(entry)
-                self._flights.arrive(text(fields[b"m"]))
-
-    def _answer(self, flight: Flight, reason: Reason, error: Error) -> Answered:
-        entry = flight.entry or self._entry(flight)
-        if not entry:
-            self._give_up(flight)
-            return Answered.GONE
-        outcome = messages.answer(
-            self.relay, self._run, flight.node, entry, flight.message_id, reason, error, token=self.token
-        )
-        if outcome is Answered.FENCED:
-            raise fenced(self._run)
-        if outcome is Answered.RUN_OVER:
-            self._make_sure()
-        if outcome is Answered.GONE:
-            self._give_up(flight)
-        return outcome
-
-    def _give_up(self, flight: Flight) -> None:
-        """Neither an instruction nor an answer is there: nobody will answer, so the Grid does, to itself."""
-        found = messages.read_answers(self.relay, [(flight.node, flight.message_id)])
-        error = Error(
-            ErrorCode.MESSAGE_UNAVAILABLE, f"the message is no longer in the inbox of {flight.node}; was it removed?"
-        )
-        self._answers[flight.message_id] = found.get(flight.message_id) or Answer(
-            message_id=flight.message_id,
-            node=flight.node,
-            run=self._run,
-            ok=False,
-            body=encode_error(error),
-            objects=(),
-            own=(),
-            seq=0,
-            code=int(error.code),
-            attempt=0,
-            nbytes=0,
-            created=self._server_time(),
-        )
-        self._flights.arrive(flight.message_id)
-
-    def _entry(self, flight: Flight) -> str:
-        with self.relay.errors():
-            raw: Any = self.relay.redis.hget(self.relay.keys.sent(self._run), flight.message_id)
-        if raw is None:
-            return ""
-        flight.entry = messages.parse_sent(flight.message_id, text(raw)).entry
-        return flight.entry
-
-    # -- replies as messages -------------------------------------------------------------------------------------------
-
-    def _messages(self, ids: Sequence[str]) -> list[Message]:
-        self._do(lambda: self._read_answers(ids))
-        made: list[Message] = []
-        for m in ids:
-            answer = self._answers.pop(m, None)
-            if answer is None:  # freed meanwhile
-                continue
-            self._flights.give(m)
-            made.append(self._do(lambda answer=answer: self._message(answer)))  # type: ignore[misc]
-        return made
-
-    def _read_answers(self, ids: Sequence[str]) -> None:
-        wanted = [(self._flights[m].node, m) for m in ids if m not in self._answers and m in self._flights]
-        self._answers.update(messages.read_answers(self.relay, wanted))
-
-    def _message(self, answer: Answer) -> Message:
-        flight = self._flights[answer.message_id]
-        metadata = Metadata(
-            run_id=self._run,
-            message_id=f"{answer.message_id}-reply",
-            src_node_id=flight.node,
-            dst_node_id="",
-            reply_to_message_id=answer.message_id,
-            group_id=flight.group,
-            created_at=answer.created,
-            ttl=max(0.001, flight.deadline - answer.created),
-            message_type=flight.type,
-        )
-        try:
-            if not answer.ok:
-                return make_message(metadata, error=decode_error(answer.body))
-            return make_message(metadata, decode(answer.body, self._arrays(answer)))
-        except WireError as error:
-            what = Error(ErrorCode.UNDECODABLE_PAYLOAD, f"the reply of {flight.node} cannot be read: {error}")
-        except (ObjectMissing, ObjectCorrupt) as error:
-            what = Error(
-                ErrorCode.REPLY_MESSAGE_UNAVAILABLE, f"an array of {flight.node}'s reply cannot be fetched: {error}"
-            )
-        return make_message(metadata, error=what)
-
-    def _arrays(self, answer: Answer) -> dict[str, bytearray]:
-        wanted = referenced(answer.body)
-        own = set(answer.own)
-        if foreign := set(wanted) - set(answer.objects):
-            raise WireError(f"it names arrays that it did not announce ({sorted(foreign)[0][:12]}…)")
-        found = objects.fetch_node(self.relay, answer.node, [d for d in wanted if d in own])
-        found.update(objects.fetch_shared(self.relay, [d for d in wanted if d not in own]))
-        return found
+        return self._inbound.take(ready)
 
     # -- events, result, checkpoint ------------------------------------------------------------------------------------
 
@@ -575,14 +378,14 @@ class RedisGrid(Grid):
         except (TypeError, ValueError) as error:
             raise AppError(f"the event {kind!r} holds what JSON cannot: {error}", run_id=self._run) from error
         number = self._events + 1
-        outcome = self._do(
+        outcome = self._attempt.do(
             lambda: runs.emit(self.relay, self._run, self.token, self._checkpoint, number, kind, plain), drains=True
         )
         self._events = number
         if outcome is Step.FENCED:
             raise fenced(self._run)
         if outcome is Step.OVER:
-            self._do(self._make_sure)
+            self._attempt.do(self._attempt.make_sure)
 
     def publish(self, result: Result) -> None:
         self.result = result
@@ -593,8 +396,8 @@ class RedisGrid(Grid):
         free = [m for m in dict.fromkeys([*self._unfreed, *chosen]) if m in self._flights]
         state = keep_flights(context.state, self._flights, without=free)
         encoded = encode(state, inline_limit=objects.INLINE_LIMIT)
-        saved = self._do(lambda: self._save(encoded.data, encoded.blobs, free), drains=True)
-        self._check_revision(saved.revision)
+        saved = self._attempt.do(lambda: self._save(encoded.data, encoded.blobs, free), drains=True)
+        self._attempt.check_revision(saved.revision)
         self._checkpoint = saved.checkpoint
         self._pushes = self._events = self._empty_pulls = 0
         self._replay.clear()
@@ -614,23 +417,23 @@ class RedisGrid(Grid):
                 case Step.MISSING:
                     continue
                 case Step.STOPPED:
-                    self._make_sure()
+                    self._attempt.make_sure()
             break
-        self._make_sure()
+        self._attempt.make_sure()
         raise fenced(self._run)
 
     def _free(self, ids: Sequence[str]) -> None:
         """Free answered messages; what is not answered yet is tried again behind the next checkpoint."""
-        self._do(lambda: runs.free(self.relay, self._run, self.token, ids))
+        self._attempt.do(lambda: runs.free(self.relay, self._run, self.token, ids))
         left = [m for m in ids if m in self._flights and not self._flights.arrived(m)]
         if left:
-            still = self._do(lambda: messages.outstanding(self.relay, self._run))
+            still = self._attempt.do(lambda: messages.outstanding(self.relay, self._run))
             left = [m for m in left if m in still]
         self._unfreed = left
         for m in ids:
             if m not in left:
                 self._flights.drop(m)
-                self._answers.pop(m, None)
+                self._inbound.forget(m)
 
     def _make_room(self) -> None:
         """An app that never saves must not fill the server: free the replies that it pulled some pushes ago."""
@@ -649,105 +452,14 @@ class RedisGrid(Grid):
             )
         self._free(old)
 
-    # -- the relay -----------------------------------------------------------------------------------------------------
-
-    def _do(self, action: Callable[[], T], *, drains: bool = False) -> T:
-        """``action``, as often as it takes while the server is away (or, for what ``drains``, full)."""
-        pause = 0.05
-        give_up = time.monotonic() + PATIENCE
-        said = False
-        while True:
-            try:
-                if self._lost:
-                    self._recover()
-                return action()
-            except RelayUnavailable as error:
-                self._lost, reason = True, error
-            except RunOver as error:
-                if not isinstance(error, RunStopped):
-                    self._make_sure()  # knows how it ended
-                raise
-            except (RelayFull, RelayReadOnly) as error:
-                if isinstance(error, RelayFull) and (not drains or time.monotonic() >= give_up):
-                    raise
-                reason = error  # type: ignore[assignment]
-            if pause > 0.05 and not said:
-                said = True
-                log.warning("%s; waiting for it", reason)
-            time.sleep(pause)
-            pause = min(2.0, pause * 2)
-
-    def _connected(self, connection: Any) -> None:
-        """Called for each new connection: it is used only after a look at what the server still knows.
-
-        redis-py replaces an idle connection that was closed without a word, and the server behind the new one may have
-        forgotten writes that the one behind the old had acknowledged.
-        """
-        connection.on_connect()
-        if not self._approving:
-            raise redis.exceptions.ConnectionError("the connection was renewed")
-
-    def _recover(self) -> None:
-        """On a new connection: is the run still ours, has the server forgotten anything, what was answered?"""
-        self._approving = True
-        try:
-            self._make_sure()
-            self._set_clock()
-            self._cursors.clear()
-            self._look_up()
-        finally:
-            self._approving = False
-        self._lost = False
-
-    def _make_sure(self) -> None:
-        """Raise Fenced, RunOver or RevisionLost if this attempt is over."""
-        with self.relay.errors():
-            raw: Any = self.relay.redis.hmget(self.relay.keys.run(self._run), ["status", "token", "rev"])
-        status, token, revision = (text(value or b"") for value in raw)
-        if status not in runs.OPEN:
-            raise over(self._run, status or "gone")
-        if token != self.token:
-            raise fenced(self._run)
-        self._check_revision(int(revision or 0))
-
-    def _check_revision(self, revision: int) -> None:
-        if revision < self._revision:
-            raise RevisionLost(
-                f"the server has lost the last writes of run {self._run} (revision {revision} after {self._revision}); "
-                "the run goes on from its last checkpoint",
-                run_id=self._run,
-            )
-        self._revision = revision
-
-    def _look_up(self) -> None:
-        """The answers of everything in ``sent``, whatever the cursors say."""
-        sent = messages.outstanding(self.relay, self._run)
-        for m, item in sent.items():
-            if m not in self._flights:
-                self._flights.add(
-                    Flight(m, item.node, "", "", push=0, deadline=item.deadline, on_offline=item.on_offline)
-                )
-            self._flights[m].entry = item.entry
-            self._flights[m].deadline = item.deadline
-        waiting = [m for m in sent if not self._flights.arrived(m)]
-        if not waiting:
-            return
-        with self.relay.errors(), self.relay.redis.pipeline(transaction=False) as pipe:
-            for m in waiting:
-                pipe.hmget(self.relay.keys.out(sent[m].node, m), ["created", "ptr"])
-            raw: list[Any] = pipe.execute()
-        there = [
-            (int(created), text(pointer), m) for m, (created, pointer) in zip(waiting, raw, strict=True) if pointer
-        ]
-        for *_, m in sorted(there):
-            self._flights.arrive(m)
+    # -- the Context and the journal -----------------------------------------------------------------------------------
 
     def _open_context(self, claim: RunClaim) -> Context:
         config = decode_user_config(self.info.config) if self.info.config else {}
         state = RecordDict()
         version = claim.context
         if version is not None:
-            arrays = self._do(lambda: objects.fetch_shared(self.relay, referenced(version.data)))
+            arrays = self._attempt.do(lambda: objects.fetch_shared(self.relay, referenced(version.data)))
             state = decode(version.data, arrays)
             forget_flights(state, self._flights)
         context = Context(run_id=self._run, node_id="", node_config={}, state=state, run_config=config)
@@ -756,7 +468,7 @@ class RedisGrid(Grid):
 
     def _record(self, kind: str, value: str, *, numbered: bool = True) -> str:
         name = self._replay.name(kind) if numbered else kind
-        return self._do(
+        return self._attempt.do(
             lambda: journal.record(self.relay, self._run, self.token, self._checkpoint, name, value), drains=True
         )
 
@@ -768,17 +480,9 @@ class RedisGrid(Grid):
     def _tick(self) -> None:
         noted = self._replay.peek("clock")
         if noted is None:
-            noted = self._record("clock", f"{self._server_time():.6f}")
+            noted = self._record("clock", f"{self._attempt.server_time():.6f}")
         self._replay.advance("clock")
         self._clock = float(noted)
-
-    def _server_time(self) -> float:
-        return time.monotonic() + self._offset
-
-    def _set_clock(self) -> None:
-        before = time.monotonic()
-        now = self.relay.now()
-        self._offset = now - (before + time.monotonic()) / 2
 
 
 def _finite(value: Any) -> Any:

@@ -16,6 +16,7 @@ from fedq.apps.errors import FedqError
 from fedq.apps.server_app import ServerApp
 from fedq.apps.strategy.result import Result
 from fedq.relay import bundles, events, objects, runs
+from fedq.relay.attempt import PATIENCE
 from fedq.relay.claims import new_token
 from fedq.relay.connection import Relay, patiently
 from fedq.relay.errors import (
@@ -28,7 +29,7 @@ from fedq.relay.errors import (
     RunNotFound,
     RunOver,
 )
-from fedq.relay.grid import PATIENCE, RedisGrid
+from fedq.relay.grid import RedisGrid
 from fedq.relay.host import process_name
 from fedq.relay.jobs import Assignment, Cause, CauseKind, FedqJob, ForeignJob, Outcome, Verdict, Work, app_started
 from fedq.relay.logs import LogShipper, captured
