@@ -9,7 +9,7 @@ import signal
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import psutil
 import redis
@@ -29,13 +29,20 @@ AWAY = (redis.exceptions.ConnectionError, redis.exceptions.TimeoutError)
 class Site:
     """``fedq superlink`` and a ``fedq supernode`` per node. ``with`` starts them and waits until all are online."""
 
-    def __init__(self, folder: Path, nodes: int, isolation: str, slots: int = 2) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        nodes: int,
+        isolation: str,
+        slots: int = 2,
+        listen: Literal["unix", "loopback"] = "unix",
+    ) -> None:
         self.folder = folder
         self.names = [f"node-{i}" for i in range(nodes)]
         self.isolation = isolation
         self.slots = slots
         self.scratch = folder / "tmp"
-        self.server = RealServer(folder / "server", fsync="always", settings=SERVER_SETTINGS)
+        self.server = RealServer(folder / "server", fsync="always", listen=listen, settings=SERVER_SETTINGS)
         self.services: dict[str, Service] = {}
         self.client: redis.Redis = redis.Redis()
         self.stopped: set[int] = set()

@@ -65,6 +65,19 @@ def test_an_app_that_two_runs_need_stays_for_the_second_whoever_uploads_it_again
     assert all(0 < life <= objects.UNFINISHED_TTL for life in lives(steps, digest))
 
 
+def test_what_a_message_names_stays_when_the_app_of_the_same_bytes_goes(steps: Steps) -> None:
+    data = b"both" * 3000
+    digest = objects.digest_of(data)
+    objects.upload_bundle(steps.relay, {digest: data})
+    run = steps.submit(client_bundle=digest)
+    objects.upload_bundle(steps.relay, {digest: data})
+    objects.upload_shared(steps.relay, steps.run, steps.token, "0", {digest: data})
+    steps.push("a", objects=(digest,))
+    runs.stop_run(steps.relay, run)
+    runs.remove_run(steps.relay, run)
+    assert lives(steps, digest) == {-1}
+
+
 def test_a_push_keeps_what_was_only_an_upload(steps: Steps) -> None:
     data = b"z" * 9000
     digest = objects.digest_of(data)
