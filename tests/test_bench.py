@@ -145,7 +145,8 @@ def test_endurance_compares_the_end_with_the_beginning(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_an_idle_federation_is_weighed(tmp_path: Path) -> None:
     rows = bench(tmp_path, "idle")
-    assert 0 < one(rows, "processor")["median"] < 2
+    # In so short a time there may be less than a tick of the clock.
+    assert 0 <= one(rows, "processor")["median"] < 2
     memory = one(rows, "memory (PSS)")
     assert 1e7 < memory["median"] <= memory["rss"]
     # Server, SuperLink with four workers and housekeeping, two SuperNodes with a dispatcher and a worker each.
