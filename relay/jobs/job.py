@@ -11,16 +11,18 @@ import re
 import secrets
 from collections.abc import Callable, Mapping
 from typing import Any, NoReturn
+from weakref import WeakSet
 
 import redis
-from redis.exceptions import WatchError
+from redis.exceptions import NoPermissionError, WatchError
 from rq.exceptions import DeserializationError, NoSuchJobError
 from rq.job import Job, JobStatus
 from rq.queue import Queue
 from rq.serializers import JSONSerializer
 from rq.utils import as_text, now
 
-from fedq.relay.errors import RelayError
+from fedq.relay import scripts
+from fedq.relay.errors import RelayError, RelayUnavailable
 
 __all__ = ["TASK", "FedqJob", "FedqQueue", "ForeignJob", "enqueue", "perform"]
 
@@ -167,6 +169,27 @@ def enqueue(
     mark = secrets.token_hex(8)
     target = FedqQueue(queue, connection)
     mapping = {**job.to_dict(include_result=False), "enqueue_mark": mark}
+    pool = connection.connection_pool
+    if pool not in _without_steps:
+        flat = [item for pair in mapping.items() for item in pair]
+        try:
+            made = scripts.call(
+                connection, "enqueue", [job.key, target.key], [target.redis_queues_keys, job_id, mark, *flat]
+            )
+            return as_text(made[0]) == "MADE"
+        except (RelayUnavailable, NoPermissionError):
+            _without_steps.add(pool)
+    return _enqueue_without_step(connection, target, job, mapping, mark)
+
+
+_without_steps: WeakSet[redis.ConnectionPool] = WeakSet()
+"""Servers of queues alone, to which no SuperLink has given the steps, for users who may not use or load them."""
+
+
+def _enqueue_without_step(
+    connection: redis.Redis, target: FedqQueue, job: Job, mapping: Mapping[Any, Any], mark: str
+) -> bool:
+    """The same in four round trips, with nothing but RQ's own commands."""
     while True:
         # WATCH keeps redis-py from repeating the transaction by itself: a lost answer raises WatchError, and the next
         # round sees what became of it.
@@ -178,8 +201,8 @@ def enqueue(
                     return found is not None and as_text(found) == mark
                 pipe.multi()
                 pipe.sadd(target.redis_queues_keys, target.key)
-                pipe.hset(job.key, mapping=mapping)
-                pipe.rpush(target.key, job_id)
+                pipe.hset(job.key, mapping=dict(mapping))
+                pipe.rpush(target.key, job.id)
                 pipe.execute()
             except WatchError:
                 continue

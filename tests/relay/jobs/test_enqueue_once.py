@@ -6,7 +6,9 @@ import pytest
 import redis as redis_py
 from redis.retry import Retry
 
+from fedq.relay import scripts
 from fedq.relay.jobs import enqueue, fetch
+from fedq.relay.jobs import job as job_module
 from tests.support import RealServer
 
 
@@ -28,21 +30,27 @@ def test_a_second_enqueue_of_an_id_changes_nothing(redis: redis_py.Redis) -> Non
     assert redis.sismember("rq:queues", "rq:queue:toy")
 
 
-def test_an_answer_that_got_lost_does_not_queue_the_job_twice(server: RealServer, redis: redis_py.Redis) -> None:
+@pytest.mark.parametrize("word", ["EVALSHA", "EXEC"])
+def test_an_answer_that_got_lost_does_not_queue_the_job_twice(
+    word: str, server: RealServer, redis: redis_py.Redis
+) -> None:
     class Forgetful(redis_py.UnixDomainSocketConnection):
-        """Loses the connection right after the server has executed the first transaction."""
+        """Loses the connection right after the server has executed the step, or the transaction in its place."""
 
         lost = 0
 
         def send_packed_command(self, command: object, check_health: bool = True) -> None:
             super().send_packed_command(command, check_health)  # type: ignore[no-untyped-call]
-            if b"EXEC" in b"".join(command if isinstance(command, list) else [command]) and Forgetful.lost == 0:  # type: ignore[list-item]
+            if word.encode() in b"".join(command if isinstance(command, list) else [command]) and Forgetful.lost == 0:  # type: ignore[list-item]
                 Forgetful.lost += 1
                 self.can_read(timeout=5)
                 raise redis_py.ConnectionError("the answer got lost")
 
     pool = redis_py.ConnectionPool.from_url(server.url)
     pool.connection_class = Forgetful
+    scripts.load(redis)
+    if word == "EXEC":
+        job_module._without_steps.add(pool)
     with redis_py.Redis(connection_pool=pool) as client:
         client.set_retry(Retry(redis_py.backoff.NoBackoff(), 3))  # type: ignore[no-untyped-call]
         assert enqueue("toy", client, "toy_b_1", {}, description="d") is True
