@@ -53,7 +53,9 @@ class ClientAppWork(Work):
         return self._renewals
 
     def _connect(self, purpose: str, *, retries: int) -> Relay:
-        name = f"fedq-{self.settings.name}-{purpose}"
+        # Nobody has the time to read the name of a connection that serves one small message.
+        brief = purpose == "app" and self.settings.isolation == "fork"
+        name = "" if brief else f"fedq-{self.settings.name}-{purpose}"
         return Relay.connect(self.settings.redis_url, client_name=name, retries=retries)
 
     def assignment(self, job: FedqJob) -> ClientAppAssignment:

@@ -84,6 +84,8 @@ class Dispatcher:
         self._stopping = False
         self._backlog = Backlog(relay, self.node)
         self._inflight: dict[int, Dispatched] = {}
+        self._untried: set[str] = set()
+        """Messages that have just come, so that nobody has tried them. Were that wrong, a job would be made in vain."""
         self._facts: dict[int, RunFacts] = {}
         self._turns = 0
         self._synced = False
@@ -159,6 +161,7 @@ class Dispatcher:
             match event:
                 case Arrived(messages, woken):
                     self._backlog.add(messages)
+                    self._untried.update(m.message_id for m in messages)
                     wakes += woken
                     # Nobody wakes us when the last message of a run is answered while nothing waits behind it.
                     look = look or bool(woken) or any(m.run in self._inflight for m in messages)
@@ -242,6 +245,7 @@ class Dispatcher:
         nodes.beat(self.relay, self.node, ttl=self.settings.heartbeat * 3 + 1)
         self._online = True
         self._backlog.read_anew()
+        self._untried.clear()
         self._skew = self.relay.now() - time.time()
         self._inflight.clear()
         for facts in self._facts.values():
@@ -295,6 +299,7 @@ class Dispatcher:
             self._backlog.read_anew()
             self._refresh()
         self._facts = {run: f for run, f in self._facts.items() if run in set(self._backlog.runs)}
+        self._untried = {message for message in self._untried if message in self._backlog}
         if self._backlog.runs:
             self._verify(everything=True)
 
@@ -407,7 +412,9 @@ class Dispatcher:
             if head is not None:
                 facts = self._facts[run]
                 limit = self._time_limit(facts)
-                self._inflight[run] = self.jobs.add(head, attempt=self._attempts(head), time_limit=limit)
+                attempt = 0 if head.message_id in self._untried else self._attempts(head)
+                self._inflight[run] = self.jobs.add(head, attempt=attempt, time_limit=limit)
+                self._untried.discard(head.message_id)
                 self._turns += 1
                 facts.turn = self._turns
 

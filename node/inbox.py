@@ -160,6 +160,9 @@ class Backlog:
     def __len__(self) -> int:
         return sum(len(messages) for messages in self._runs.values())
 
+    def __contains__(self, message_id: object) -> bool:
+        return any(message_id in messages for messages in self._runs.values())
+
     @property
     def runs(self) -> list[int]:
         """The runs that have something waiting here."""
