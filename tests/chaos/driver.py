@@ -6,6 +6,7 @@ import argparse
 import json
 import os
 import random
+import signal
 import statistics
 import sys
 import tempfile
@@ -184,7 +185,9 @@ class Chaos:
                 since = time.monotonic() if fault.kind in ("redis", "pause") else begun
                 before = self._progress(fault) or checkpoint
             self._wait(f"progress after {fault.what}", lambda b=before, f=fault: self.over or self._beyond(f, b))  # type: ignore[misc]
-            self.report.recovered(fault, time.monotonic() - since)
+            took = time.monotonic() - since
+            self.report.recovered(fault, took)
+            self.say(f"{'':8} went on after {took:.2f} s")
             self._wait("the end of the fault", self._undone)
             # The next fault finds a federation that works.
             now = self.site.checkpoint(self.run) or 0
@@ -382,6 +385,8 @@ def main(arguments: Sequence[str] | None = None, out: TextIO = sys.stdout) -> in
         if not given.json:
             print(line, file=sys.stderr, flush=True)
 
+    # Told to stop, it still ends what it has started.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     say(f"seed {seed}")
     with tempfile.TemporaryDirectory(prefix="fedq-chaos-") as scratch:
         folder = given.keep if given.keep else Path(scratch) / "site"
