@@ -5,6 +5,18 @@ A mod is called as ``mod(message, context, call_next)`` and returns the reply, u
 outermost.
 """
 
+from fedq.apps.mod.clipping import LocalDpMod, adaptiveclipping_mod, fixedclipping_mod
 from fedq.apps.mod.compose import ClientAppCallable, Mod, make_ffn
+from fedq.apps.mod.sizes import arrays_size_mod, message_size_mod, parameters_size_mod
 
-__all__ = ["ClientAppCallable", "Mod", "make_ffn"]
+__all__ = [
+    "ClientAppCallable",
+    "LocalDpMod",
+    "Mod",
+    "adaptiveclipping_mod",
+    "arrays_size_mod",
+    "fixedclipping_mod",
+    "make_ffn",
+    "message_size_mod",
+    "parameters_size_mod",
+]

@@ -1,6 +1,14 @@
 """Strategies: how a ServerApp chooses nodes and makes one model of their replies."""
 
 from fedq.apps.strategy.bulyan import Bulyan
+from fedq.apps.strategy.dp_adaptive_clipping import (
+    DifferentialPrivacyClientSideAdaptiveClipping,
+    DifferentialPrivacyServerSideAdaptiveClipping,
+)
+from fedq.apps.strategy.dp_fixed_clipping import (
+    DifferentialPrivacyClientSideFixedClipping,
+    DifferentialPrivacyServerSideFixedClipping,
+)
 from fedq.apps.strategy.errors import CheckpointError, NoUsableReplies
 from fedq.apps.strategy.fedadagrad import FedAdagrad
 from fedq.apps.strategy.fedadam import FedAdam
@@ -22,6 +30,10 @@ from fedq.apps.strategy.strategy import ReplyFailure, Strategy
 __all__ = [
     "Bulyan",
     "CheckpointError",
+    "DifferentialPrivacyClientSideAdaptiveClipping",
+    "DifferentialPrivacyClientSideFixedClipping",
+    "DifferentialPrivacyServerSideAdaptiveClipping",
+    "DifferentialPrivacyServerSideFixedClipping",
     "FedAdagrad",
     "FedAdam",
     "FedAvg",

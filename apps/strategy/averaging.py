@@ -14,9 +14,9 @@ from fedq.apps.array import Array
 from fedq.apps.arrayrecord import ArrayRecord
 from fedq.apps.errors import InconsistentReply
 from fedq.apps.metricrecord import MetricRecord
+from fedq.apps.outline import named, numpy_of
 from fedq.apps.reals import inexact, wider
 from fedq.apps.strategy.exact_sum import BLOCK, ExactSum, magnitude
-from fedq.apps.strategy.outline import named, numpy_of
 
 FRACTION_BITS = 40
 """The unit of a sum lies this many bits below the largest value of the array that was sent out."""

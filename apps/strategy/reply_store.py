@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 
 from fedq.apps.array import Array
 from fedq.apps.arrayrecord import ArrayRecord
+from fedq.apps.outline import Outline
 from fedq.apps.reals import Reals, from_reals, inexact, to_reals, wider
 from fedq.apps.strategy.folding import ReplyKey
-from fedq.apps.strategy.outline import Outline
 
 MEMORY_LIMIT = 256 * 2**20
 """Bytes of arrays that are held in memory; what is more lies in a file."""

@@ -48,6 +48,9 @@ class Strategy(ABC):
     max_failed_rounds: int | None = None
     """The run fails after this many training rounds in a row in which no reply could be used; None: never."""
 
+    saves_before_first_round: bool = False
+    """Whether a checkpoint is written before the first round: for a strategy whose first state is drawn at random."""
+
     @abstractmethod
     def configure_train(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
@@ -140,9 +143,10 @@ class Strategy(ABC):
         """Run the rounds and return, and publish, their result.
 
         An event ``strategy`` tells the beginning. After each round an event ``round`` is emitted and a checkpoint
-        written into ``grid.context``. Where the Context holds a checkpoint already, since the run was interrupted, it
-        continues behind that round; `initial_arrays` are not used then. A run may start several strategies, one after
-        the other: each has its own checkpoint, told apart by the number of the call.
+        written into ``grid.context``, by some strategies before the first round too. Where the Context holds a
+        checkpoint already, since the run was interrupted, it continues behind that round; `initial_arrays` are not used
+        then. A run may start several strategies, one after the other: each has its own checkpoint, told apart by the
+        number of the call.
 
         Args:
             grid: the ServerApp's Grid.
@@ -172,6 +176,9 @@ class Strategy(ABC):
         if progress is None:
             progress = checkpoint.first(initial_arrays)
             self._begin(grid, num_rounds, progress.result, evaluate_fn)
+            if self.saves_before_first_round:
+                progress.state = self.save_state()
+                checkpoint.write(progress, folded=())
         else:
             # No event here: behind a checkpoint the events of a run that goes on are those of one that never stopped.
             self.load_state(progress.state)

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 
 from fedq.apps import strategy as strategies
+from fedq.apps.mod import adaptiveclipping_mod, fixedclipping_mod
 from fedq.apps.strategy import FedAvg, Strategy
 from tests.apps.strategies.scripted import Arrays, Reply, Rounds
 
@@ -60,6 +61,16 @@ def replies(dtype: str, rounds: int = 3, nodes: int = NODES) -> tuple[Arrays, Ro
     return model(1.0), [[reply(node) for node in range(nodes)] for _ in range(rounds)]
 
 
+def without_numbers(dtype: str) -> tuple[Arrays, Rounds]:
+    """Those replies without the array that is a single number, which Flower does not clip."""
+    initial, rounds = replies(dtype)
+
+    def vectors(arrays: Arrays) -> Arrays:
+        return {name: array for name, array in arrays.items() if array.ndim}
+
+    return vectors(initial), [[replace(one, arrays=vectors(one.arrays)) for one in several] for several in rounds]
+
+
 def tree_model(*leaves: float, features: int = 3, classes: Sequence[int] | None = None) -> Arrays:
     """An XGBoost model in JSON with one tree of one leaf per value; each class of a round has its tree."""
     count, width = len(leaves), len(classes or [0])
@@ -86,6 +97,13 @@ def trees(dtype: str) -> tuple[Arrays, Rounds]:
     return {"0": np.zeros(0, np.uint8)}, rounds
 
 
+FIXED_AT_SERVER = "DifferentialPrivacyServerSideFixedClipping"
+FIXED_AT_NODES = "DifferentialPrivacyClientSideFixedClipping"
+ADAPTIVE_AT_SERVER = "DifferentialPrivacyServerSideAdaptiveClipping"
+ADAPTIVE_AT_NODES = "DifferentialPrivacyClientSideAdaptiveClipping"
+ADAPTIVE = {"noise_multiplier": 0.0, "num_sampled_clients": NODES, "initial_clipping_norm": 3.0}
+MOVING = ("clipping_norm", "noise_multiplier", "clipped_count_stddev")
+
 CASES = [
     Case("FedAvg"),
     Case("FedProx", {"proximal_mu": 0.1}),
@@ -103,6 +121,50 @@ CASES = [
     Case("FedXgbBagging", rounds=trees),
     Case("FedXgbCyclic", samples=False),
     Case("QFedAvg", {"client_learning_rate": 0.1, "q": 0.5}),
+    Case(
+        FIXED_AT_SERVER,
+        {"noise_multiplier": 0.0, "clipping_norm": 2.0, "num_sampled_clients": NODES},
+        wraps=True,
+        rounds=without_numbers,
+    ),
+    Case(
+        FIXED_AT_NODES,
+        {"noise_multiplier": 0.0, "clipping_norm": 2.0, "num_sampled_clients": NODES},
+        wraps=True,
+        rounds=without_numbers,
+        mods=(fixedclipping_mod,),
+    ),
+    # So slow that it makes no difference in which direction the norm moves, in which Flower's and ours differ.
+    Case(
+        ADAPTIVE_AT_SERVER,
+        {**ADAPTIVE, "clip_norm_lr": 1e-15},
+        wraps=True,
+        attributes=MOVING,
+        rounds=without_numbers,
+    ),
+    Case(
+        ADAPTIVE_AT_NODES,
+        {**ADAPTIVE, "clip_norm_lr": 1e-15},
+        wraps=True,
+        attributes=MOVING,
+        rounds=without_numbers,
+        mods=(adaptiveclipping_mod,),
+    ),
+    Case(
+        FIXED_AT_SERVER,
+        {"noise_multiplier": 0.5, "clipping_norm": 2.0, "num_sampled_clients": NODES},
+        {"noise_seed": 8},
+        wraps=True,
+        label=f"{FIXED_AT_SERVER}-noise",
+    ),
+    Case(
+        ADAPTIVE_AT_NODES,
+        {**ADAPTIVE, "noise_multiplier": 0.5},
+        {"noise_seed": 8},
+        wraps=True,
+        mods=(adaptiveclipping_mod,),
+        label=f"{ADAPTIVE_AT_NODES}-noise",
+    ),
     Case("QFedAvg", {"client_learning_rate": 0.1, "q": 0.0}, label="QFedAvg-mean"),
 ]
 

@@ -10,11 +10,13 @@ import json
 import random
 import sys
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict  # type: ignore
+from flwr.clientapp import mod  # type: ignore
 from flwr.serverapp import strategy  # type: ignore
 from flwr.serverapp.strategy import fedopt  # type: ignore
 from flwr.supercore.task_identity import TaskIdentity  # type: ignore
@@ -32,6 +34,12 @@ class Nodes:
 
 def first(population: Sequence[int], k: int) -> list[int]:
     return sorted(population)[:k]
+
+
+def make_ffn(function: Any, mods: Sequence[Any]) -> Any:
+    for one in mods:
+        function = partial(one, call_next=function)
+    return function
 
 
 def record(arrays: Any, prefix: str) -> Any:
@@ -59,11 +67,15 @@ def main(cases_file: str, arrays_file: str, out_json: str, out_arrays: str) -> N
         subject = cls(strategy.FedAvg(), **arguments) if case["wraps"] else cls(**arguments)
         found["metrics"][key] = []
         for number, replies in enumerate(case["rounds"], start=1):
-            answers = []
-            for message in subject.configure_train(number, model, ConfigRecord(), Nodes(len(replies))):
+
+            def answer(message: Any, context: Any, number: int = number, replies: Any = replies, key: str = key) -> Any:
                 node = message.metadata.dst_node_id - 1
                 answered = {"arrays": record(arrays, f"{key}/{number}/{node}/"), "metrics": MetricRecord(replies[node])}
-                answers.append(Message(RecordDict(answered), reply_to=message))
+                return Message(RecordDict(answered), reply_to=message)
+
+            messages = subject.configure_train(number, model, ConfigRecord(), Nodes(len(replies)))
+            inside = make_ffn(answer, [getattr(mod, name) for name in case["mods"]])
+            answers = [inside(message, None) for message in messages]
             aggregated, metrics = subject.aggregate_train(number, answers)
             model = aggregated if aggregated is not None else model
             for name, array in model.items():

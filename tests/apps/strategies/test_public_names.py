@@ -7,6 +7,10 @@ import fedq.apps.strategy
 
 STRATEGIES = {
     "Bulyan",
+    "DifferentialPrivacyClientSideAdaptiveClipping",
+    "DifferentialPrivacyClientSideFixedClipping",
+    "DifferentialPrivacyServerSideAdaptiveClipping",
+    "DifferentialPrivacyServerSideFixedClipping",
     "FedAdagrad",
     "FedAdam",
     "FedAvg",
@@ -24,7 +28,17 @@ STRATEGIES = {
     "Strategy",
 }
 OTHERS = {"CheckpointError", "NoUsableReplies", "ReplyFailure", "Result"}
-MODS = {"ClientAppCallable", "Mod", "make_ffn"}
+MODS = {
+    "ClientAppCallable",
+    "LocalDpMod",
+    "Mod",
+    "adaptiveclipping_mod",
+    "arrays_size_mod",
+    "fixedclipping_mod",
+    "make_ffn",
+    "message_size_mod",
+    "parameters_size_mod",
+}
 
 
 def test_the_strategies_are_these() -> None:

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
 from numpy.typing import NDArray
 
 from fedq.apps.array import Array
 from fedq.apps.errors import InconsistentReply
 from fedq.apps.reals import to_reals
-from fedq.apps.strategy.exact_sum import BLOCK, magnitude
+
+_BLOCK = 65_536  # elements that are looked at together
 
 
 class Outline:
@@ -41,9 +42,8 @@ class Outline:
                 sent = "complex" if is_complex else "real"
                 raise InconsistentReply(f"its array {name!r} is {array.dtype}, where {sent} numbers were sent")
             flat = array.reshape(-1)
-            if not all(
-                math.isfinite(magnitude(to_reals(flat[start : start + BLOCK]))) for start in range(0, flat.size, BLOCK)
-            ):
+            blocks = (flat[start : start + _BLOCK] for start in range(0, flat.size, _BLOCK))
+            if not all(np.isfinite(to_reals(block)).all() for block in blocks):
                 raise InconsistentReply(f"its array {name!r} holds values that are not finite numbers")
             arrays[name] = array
         return arrays

@@ -1,0 +1,241 @@
+"""The base of the strategies that wrap another one and make what it learns differentially private."""
+
+from __future__ import annotations
+
+import logging
+import math
+import secrets
+from abc import abstractmethod
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from fedq.apps.arrayrecord import ArrayRecord
+from fedq.apps.clipping import add_gaussian_noise
+from fedq.apps.configrecord import ConfigRecord
+from fedq.apps.errors import InconsistentReply, StrategyError
+from fedq.apps.grid import Grid
+from fedq.apps.message import Message, make_message
+from fedq.apps.metricrecord import MetricRecord
+from fedq.apps.recorddict import RecordDict
+from fedq.apps.strategy.errors import CheckpointError
+from fedq.apps.strategy.fedavg import FedAvg
+from fedq.apps.strategy.folding import number
+from fedq.apps.strategy.strategy import Strategy
+
+log = logging.getLogger(__name__)
+
+_INNER = "wrapped."
+
+
+@dataclass(frozen=True)
+class Admitted:
+    """A reply that was handed to the wrapped strategy: its id, its weight there and whether its update was clipped."""
+
+    message_id: str
+    weight: float
+    clipped: bool
+
+
+class DifferentialPrivacy(Strategy):
+    """Wraps a strategy: looks at each reply before the wrapped strategy does, and adds Gaussian noise to the average.
+
+    The mechanism is that of H. B. McMahan et al., "Learning Differentially Private Recurrent Language Models", 2017,
+    https://arxiv.org/abs/1710.06963 (client-level privacy): updates of at most `clipping_norm` are averaged, and noise
+    of standard deviation ``noise_multiplier * clipping_norm * s`` is added, where s is how much of the average one node
+    can be: the largest share of the weights of the replies averaged, but at least ``1 / num_sampled_clients``. With
+    equal weights and all replies that is ``1 / num_sampled_clients``, as in Flower. With other weights, or when replies
+    are missing or failed, Flower's noise would be too small for what the multiplier promises (a round with a failed
+    reply it drops altogether); this one grows.
+
+    The noise is added to the *average*: if the wrapped strategy is FedAvg or makes something of FedAvg's average
+    (FedAvgM, FedAdam and so on), it works on the noised one, which costs no privacy. Any other gets the noise on top of
+    its result; whether that hides a node is up to how far one reply can move that result, and a warning says so.
+
+    What is private are the arrays. Metrics are passed on as they are. The noise of a round follows from a seed, drawn
+    once per run from the system's randomness, and the number of the round. The seed is in the checkpoint, which is also
+    written before the first round: a run that was interrupted goes on with the same noise. Whoever can read the
+    ServerApp's Context can take the noise off. Noise in floating point is no perfect Gaussian: I. Mironov, "On
+    Significance of the Least Significant Bits for Differential Privacy", 2012.
+
+    Replies are handled as they arrive if the wrapped strategy does so.
+    """
+
+    saves_before_first_round = True
+
+    def __init__(
+        self, strategy: Strategy, noise_multiplier: float, num_sampled_clients: int, noise_seed: int | None
+    ) -> None:
+        if not isinstance(strategy, Strategy):
+            raise TypeError(f"a strategy is wrapped, not {type(strategy).__name__}")
+        if not noise_multiplier >= 0.0:
+            raise ValueError(f"noise_multiplier must be at least 0, not {noise_multiplier}")
+        if num_sampled_clients < 1:
+            raise ValueError(f"num_sampled_clients must be at least 1, not {num_sampled_clients}")
+        self.strategy = strategy
+        self.noise_multiplier = noise_multiplier
+        self.num_sampled_clients = num_sampled_clients
+        self.max_failed_rounds = strategy.max_failed_rounds
+        strategy._outer = self
+        self._noise_seed = noise_seed
+        self._model: ArrayRecord | None = None
+        self._admitted: list[Admitted] = []
+        self._averages = isinstance(strategy, FedAvg) and type(strategy).aggregate_train is FedAvg.aggregate_train
+        if not self._averages:
+            log.warning(
+                "%s adds its noise to the result of %s, which is no average: see to it that one reply cannot move it "
+                "by more than clipping_norm / num_sampled_clients",
+                type(self).__name__,
+                type(strategy).__name__,
+            )
+
+    @property
+    @abstractmethod
+    def norm(self) -> float:
+        """The clipping norm of the round in progress."""
+
+    @abstractmethod
+    def admit(self, content: RecordDict, sent: ArrayRecord) -> tuple[RecordDict, bool]:
+        """What the wrapped strategy is given of a reply, and whether its update was clipped.
+
+        Raises:
+            InconsistentReply: the reply is of no use.
+        """
+
+    def prepare(self, config: ConfigRecord) -> None:
+        """Put into the config of the training messages what the nodes must know."""
+
+    def adapt(self, server_round: int, admitted: list[Admitted]) -> None:
+        """Called after a round with the replies that went into the average."""
+
+    def configure_train(
+        self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
+    ) -> Iterable[Message]:
+        """Those of the wrapped strategy."""
+        self._model = arrays
+        self.prepare(config)
+        return self.strategy.configure_train(server_round, arrays, config, grid)
+
+    def aggregate_train(
+        self, server_round: int, replies: Iterable[Message]
+    ) -> tuple[ArrayRecord | None, MetricRecord | None]:
+        """Hand the replies to the wrapped strategy one by one, and add the noise."""
+        if self._model is None:
+            raise StrategyError(
+                f"{type(self).__name__} compares the replies with the model that was sent: call configure_train first"
+            )
+        self._admitted = []
+        examined = self._examined(replies, self._model)
+
+        def noised(average: ArrayRecord) -> ArrayRecord:
+            return self._noised(server_round, average)
+
+        if isinstance(self.strategy, FedAvg) and self._averages:
+            self.strategy._privatize = noised
+            try:
+                arrays, metrics = self.strategy.aggregate_train(server_round, examined)
+            finally:
+                self.strategy._privatize = None
+        else:
+            arrays, metrics = self.strategy.aggregate_train(server_round, examined)
+            arrays = None if arrays is None else noised(arrays)
+        if self._admitted:
+            self.adapt(server_round, self._admitted)
+        return arrays, metrics
+
+    def configure_evaluate(
+        self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
+    ) -> Iterable[Message]:
+        """Those of the wrapped strategy."""
+        return self.strategy.configure_evaluate(server_round, arrays, config, grid)
+
+    def aggregate_evaluate(self, server_round: int, replies: Iterable[Message]) -> MetricRecord | None:
+        """As the wrapped strategy does."""
+        return self.strategy.aggregate_evaluate(server_round, replies)
+
+    def stream_options(self, messages: int) -> dict[str, Any]:
+        """Those of the wrapped strategy."""
+        return self.strategy.stream_options(messages)
+
+    def record_failure(self, reply: Message, reason: str) -> None:
+        """As any strategy; the reply does not count for the noise any more."""
+        for place in reversed(range(len(self._admitted))):
+            if self._admitted[place].message_id == reply.metadata.reply_to_message_id:
+                del self._admitted[place]
+                break
+        super().record_failure(reply, reason)
+
+    def summary(self) -> None:
+        """Log how the strategy is set up."""
+        log.info("%s: noise multiplier %g, clipping norm %g", type(self).__name__, self.noise_multiplier, self.norm)
+        self.strategy.summary()
+
+    def save_state(self) -> RecordDict:
+        """That of the wrapped strategy, and the seed of the noise."""
+        inner = {f"{_INNER}{name}": record for name, record in self.strategy.save_state().items()}
+        return RecordDict({**inner, "noise": ConfigRecord({"seed": str(self._seed())})})
+
+    def load_state(self, state: RecordDict) -> None:
+        """Take up what `save_state` gave."""
+        noise = state.get("noise")
+        seed = noise.get("seed") if isinstance(noise, ConfigRecord) else None
+        if not isinstance(seed, str) or not seed.isdecimal():
+            raise CheckpointError("the checkpoint holds no seed of the noise; start the run anew")
+        self._noise_seed = int(seed)
+        inner = {name.removeprefix(_INNER): kept for name, kept in state.items() if name.startswith(_INNER)}
+        self.strategy.load_state(RecordDict(inner))
+
+    def generator(self, server_round: int, purpose: int) -> np.random.Generator:
+        """The source of a round's noise for one purpose. Asked again, it gives the same numbers again."""
+        return np.random.default_rng(np.random.SeedSequence(self._seed(), spawn_key=(server_round, purpose)))
+
+    def _seed(self) -> int:
+        if self._noise_seed is None:
+            self._noise_seed = secrets.randbits(128)
+        return self._noise_seed
+
+    def _examined(self, replies: Iterable[Message], sent: ArrayRecord) -> Iterator[Message]:
+        for reply in replies:
+            if reply.has_error():
+                yield reply
+                continue
+            try:
+                content, clipped = self.admit(reply.content, sent)
+            except InconsistentReply as exc:
+                self.record_failure(reply, str(exc))
+                continue
+            metadata = reply.metadata
+            self._admitted.append(Admitted(metadata.reply_to_message_id, self._weight(content), clipped))
+            yield make_message(metadata, content)
+
+    def _weight(self, content: RecordDict) -> float:
+        """The weight that the wrapped strategy gives a reply. It refuses those whose weight is none."""
+        if not isinstance(self.strategy, FedAvg):
+            return 1.0
+        for metrics in content.metric_records.values():
+            value = metrics.get(self.strategy.weighted_by_key)
+            if value is not None and not isinstance(value, list):
+                return number(value)
+        return 1.0
+
+    def _noised(self, server_round: int, average: ArrayRecord) -> ArrayRecord:
+        weights = [reply.weight for reply in self._admitted]
+        share = max(weights) / math.fsum(weights) if weights else 1.0
+        deviation = self.noise_multiplier * self.norm * max(share, 1.0 / self.num_sampled_clients)
+        log.info("round %d: noise of standard deviation %.4g", server_round, deviation)
+        return add_gaussian_noise(average, deviation, self.generator(server_round, 0))
+
+
+def one_array_record(content: RecordDict) -> tuple[str, ArrayRecord]:
+    """The one ArrayRecord of a reply, with its name.
+
+    Raises:
+        InconsistentReply: there is none, or there are several.
+    """
+    records = content.array_records
+    if len(records) != 1:
+        raise InconsistentReply(f"it has {len(records)} ArrayRecords instead of one")
+    ((name, arrays),) = records.items()
+    return name, arrays
