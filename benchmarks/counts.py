@@ -40,9 +40,9 @@ class Counts:
 
 
 COUNTS: dict[str, Counts] = {
-    "fork": Counts(commands=33.5, round_trips=21.5, bytes=16_500.0),
-    "run": Counts(commands=32.5, round_trips=18.5, bytes=16_200.0),
-    "inline": Counts(commands=59.5, round_trips=19.5, bytes=19_700.0),
+    "fork": Counts(commands=24.5, round_trips=16.0, bytes=15_900.0),
+    "run": Counts(commands=24.5, round_trips=14.8, bytes=15_800.0),
+    "inline": Counts(commands=51.5, round_trips=15.8, bytes=19_300.0),
 }
 """What a message may cost. docs/benchmarks.md says the same, and a test compares both with what is counted."""
 
