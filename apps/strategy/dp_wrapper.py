@@ -57,8 +57,9 @@ class DifferentialPrivacy(Strategy):
     What is private are the arrays. Metrics are passed on as they are. The noise of a round follows from a seed, drawn
     once per run from the system's randomness, and the number of the round. The seed is in the checkpoint, which is also
     written before the first round: a run that was interrupted goes on with the same noise. Whoever can read the
-    ServerApp's Context can take the noise off. Noise in floating point is no perfect Gaussian: I. Mironov, "On
-    Significance of the Least Significant Bits for Differential Privacy", 2012.
+    ServerApp's Context can take the noise off. Noise in floating point is no perfect Gaussian (I. Mironov, "On
+    Significance of the Least Significant Bits for Differential Privacy", 2012), and a clipped update is longer than the
+    norm by what rounding to the dtype of the model adds.
 
     Replies are handled as they arrive if the wrapped strategy does so.
     """
