@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Iterator
+from contextlib import contextmanager
 
 import pytest
 from hypothesis import HealthCheck, Phase, settings
@@ -74,6 +76,22 @@ def mutate(monkeypatch: pytest.MonkeyPatch) -> Iterator[object]:
     scripts.digest.cache_clear()
 
 
+@contextmanager
+def patience(seconds: float) -> Iterator[None]:
+    """Without some checks a step answers MORE for ever."""
+
+    def give_up(*_: object) -> None:
+        raise TimeoutError(f"still going on after {seconds:g} s")
+
+    before = signal.signal(signal.SIGALRM, give_up)
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+
+
 def caught_by(relay: Relay) -> str | None:
     """What fails: a sentence by name, or the model; None if nothing does."""
 
@@ -83,7 +101,7 @@ def caught_by(relay: Relay) -> str | None:
 
     for sentence in SENTENCES:
         try:
-            with federation(relay) as driver:
+            with patience(20), federation(relay) as driver:
                 sentence(driver)
         except Exception:
             return str(sentence.__name__)
