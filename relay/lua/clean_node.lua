@@ -43,13 +43,8 @@ for _, e in ipairs(lines) do
 end
 if #lines == most then return {'MORE'} end
 redis.call('UNLINK', KEYS[8])
-for _, e in ipairs(redis.call('XRANGE', ctx, '-', '+')) do
-  for _, d in ipairs(words(fields(e[2])['objs'])) do
-    if disown(ARGV[2] .. 'obj:', d, 'ctx:' .. ARGV[1] .. ':' .. e[1]) then redis.call('SREM', objs, d) end
-  end
-end
 redis.call('UNLINK', ctx, replies, order)
--- What is left in objs was uploaded by attempts that never committed: drop this run's part in it.
+-- What is left in objs belongs to Contexts, or was uploaded by attempts that never committed: drop this run's part.
 for _, d in ipairs(redis.call('SMEMBERS', objs)) do
   local foreign = false
   for _, owner in ipairs(redis.call('SMEMBERS', ARGV[2] .. 'obj:' .. d .. ':owners')) do

@@ -176,7 +176,8 @@ class Chaos:
             if fault is None:
                 time.sleep(0.02)
                 continue
-            since, before = fault.since, marks[fault.node] if fault.node else checkpoint
+            since = fault.since
+            before: object = marks[fault.node] if fault.node else checkpoint
             if fault.from_undo:
                 self._wait("the end of the fault", lambda: time.monotonic() >= self.undos[0][0])
                 begun = time.monotonic()
@@ -308,7 +309,7 @@ def judge_rest(report: Report, site: Site, run: int) -> None:
             report.wrong.append("the run could not be removed")
     report.wrong += site.stop()
     tidy_rq(site)
-    names = [key.decode() for key in site.client.scan_iter(count=1000)]  # type: ignore[union-attr]
+    names = [key.decode() for key in site.client.scan_iter(count=1000)]
     left = [name for name in names if site.client.ttl(name) == -1 and not name.endswith(KEPT)]
     left = [name for name in left if not name.startswith("rq:workers") or lasting_workers(site, name)]
     if left:
@@ -329,14 +330,14 @@ def tidy_rq(site: Site) -> None:
             # In this order: what was abandoned becomes a failed job, which is forgotten in turn.
             registry(queue=queue, job_class=FedqJob).cleanup(timestamp=2**40)
         # Taken off the queue by somebody killed at that moment: RQ fails it after a minute, and forgets it.
-        for job_id in site.client.lrange(queue.intermediate_queue_key, 0, -1):  # type: ignore[union-attr]
+        for job_id in site.client.lrange(queue.intermediate_queue_key, 0, -1):
             site.client.lrem(queue.intermediate_queue_key, 0, job_id)
             site.client.delete(FedqJob.key_for(job_id.decode()))
 
 
 def lasting_workers(site: Site, key: str) -> list[bytes]:
     """The workers in a register of RQ that its maintenance would never strike off."""
-    return [worker for worker in site.client.smembers(key) if site.client.ttl(worker) == -1]  # type: ignore[union-attr]
+    return [worker for worker in site.client.smembers(key) if site.client.ttl(worker) == -1]
 
 
 def chaos(plan: Plan, folder: Path, say: Callable[[str], None] = lambda line: None) -> Report:

@@ -27,7 +27,7 @@ class Fault:
     what: str
     since: float
     after: float = 0.0
-    undo: Callable[[], None] | None = None
+    undo: Callable[[], object] | None = None
     from_undo: bool = False
     node: str = ""
 

@@ -6,8 +6,6 @@ import contextlib
 import os
 import re
 import signal
-import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
 
@@ -44,7 +42,7 @@ class Site:
         self.scratch = folder / "tmp"
         self.server = RealServer(folder / "server", fsync="always", listen=listen, settings=SERVER_SETTINGS)
         self.services: dict[str, Service] = {}
-        self.client: redis.Redis = redis.Redis()
+        self.client: Any = redis.Redis()
         self.stopped: set[int] = set()
         """Processes that were sent SIGSTOP and not yet SIGCONT."""
 
@@ -163,15 +161,18 @@ class Site:
 
     def checkpoint(self, run: int) -> int | None:
         """How far the run is, or None while the server is away."""
-        return self._ask(lambda: int(self.client.hget(f"fedq:{{0}}:run:{run}", "checkpoint") or 0))  # type: ignore[arg-type]
+        found: int | None = self._ask(lambda: int(self.client.hget(f"fedq:{{0}}:run:{run}", "checkpoint") or 0))
+        return found
 
     def status(self, run: int) -> str | None:
-        return self._ask(lambda: (self.client.hget(f"fedq:{{0}}:run:{run}", "status") or b"gone").decode())  # type: ignore[union-attr]
+        found: str | None = self._ask(lambda: (self.client.hget(f"fedq:{{0}}:run:{run}", "status") or b"gone").decode())
+        return found
 
     def replies(self, run: int, node: str) -> str | None:
         """A text that changes with each answer of the node."""
         key = f"fedq:{{0}}:node:{node}:replies:{run}"
-        return self._ask(lambda: str(self.client.xinfo_stream(key)["last-generated-id"]))  # type: ignore[index]
+        found: str | None = self._ask(lambda: str(self.client.xinfo_stream(key)["last-generated-id"]))
+        return found
 
     def busy(self, node: str) -> bool:
         """Whether a worker of the node holds a claim."""
@@ -188,10 +189,3 @@ class Site:
         """What the server knows of its clients, the driver left out."""
         found = self._ask(lambda: self.client.client_list()) or []
         return [c for c in found if c.get("name", "").startswith("fedq") or not c.get("name")]
-
-    @contextlib.contextmanager
-    def elapsed(self) -> Iterator[list[float]]:
-        """Seconds that the block took."""
-        begin, out = time.monotonic(), [0.0]
-        yield out
-        out[0] = time.monotonic() - begin

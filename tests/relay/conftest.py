@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import Any
 
 import fakeredis
 import pytest
@@ -67,8 +68,8 @@ class Steps:
         return self.inbox(node)[-1]
 
     def inbox(self, node: str) -> list[messages.Instruction]:
-        raw = self.relay.redis.xrange(self.relay.keys.inbox(node))
-        return [messages.parse_entry(entry, fields) for entry, fields in raw]  # type: ignore[union-attr]
+        raw: Any = self.relay.redis.xrange(self.relay.keys.inbox(node))
+        return [messages.parse_entry(entry, fields) for entry, fields in raw]
 
     def claim(self, node: str, m: messages.Instruction, token: str = "w-1", lease: float = 15.0) -> claims.Claimed:
         return claims.claim(self.relay, node, m.run, m.entry, m.message_id, token, lease=lease)
@@ -92,7 +93,7 @@ class Steps:
         return messages.read_answers(self.relay, [(node, m.message_id)]).get(m.message_id)
 
     def pointers(self, node: str) -> int:
-        return self.relay.redis.xlen(self.relay.keys.replies(node, self.run))  # type: ignore[return-value]
+        return self.relay.redis.xlen(self.relay.keys.replies(node, self.run))
 
     def end(self) -> None:
         for run in runs.alive_runs(self.relay):

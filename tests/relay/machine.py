@@ -54,7 +54,9 @@ F = TypeVar("F", bound=Callable[..., None])
 KINDS: list[Kind] = []
 
 
-def step(weight: int, *, when: Callable[[Any], bool] = lambda self: True, **arguments: st.SearchStrategy[Any]) -> Any:
+def step(
+    weight: int, *, when: Callable[[Any], bool] = lambda self: True, **arguments: st.SearchStrategy[Any]
+) -> Callable[[F], F]:
     """A method that the machine calls. Not a rule by itself: Hypothesis would leave out half of the rules in each
     example, and without a push, a claim and a commit next to nothing happens."""
 
@@ -74,14 +76,14 @@ class Protocol(RuleBasedStateMachine):
     @initialize(tries=st.sampled_from([0, 2]))
     def begin(self, tries: int) -> None:
         self.server = self.relay()
-        self.server.redis.flushdb()
+        self.redis.flushdb()
         self.world = World()
         self.calls: dict[tuple[int, int], list[tuple[Any, ...]]] = {}
         self.count = 0
         for name in NODES:
             nodes.add(self.server, name)
             nodes.beat(self.server, name)
-            self.server.redis.xgroup_create(self.server.keys.inbox(name), GROUP, id="0", mkstream=True)
+            self.redis.xgroup_create(self.server.keys.inbox(name), GROUP, id="0", mkstream=True)
         for number in range(2):
             run = self._submit(f"first-{number}", (), 2 - tries if number else tries, tries if number else 0)
             assert run is not None
@@ -90,6 +92,10 @@ class Protocol(RuleBasedStateMachine):
             self.upload(0, "now", (digest,), ["0", "1", "manifest"], "")
         self.push(0, "now", ("a", "b"), ("x",), False, "wait", 1, 0)
         self.push(0, "now", ("a",), (), False, "wait", 1, 0)
+
+    @property
+    def redis(self) -> Any:
+        return self.server.redis
 
     def fresh(self) -> str:
         """A value that has not been used."""
@@ -188,7 +194,7 @@ class Protocol(RuleBasedStateMachine):
         which = self.run_of(run)
         if which.lease is not None:
             which.lease = "lapsed"
-            self.server.redis.hset(self.server.keys.run(which.id), "lease", 1)
+            self.redis.hset(self.server.keys.run(which.id), "lease", 1)
 
     @step(1, run=PICK)
     def say_what_a_run_waits_for(self, run: int) -> None:
@@ -227,7 +233,7 @@ class Protocol(RuleBasedStateMachine):
         if expected is Push.OK:
             assert pushed.revision == run.revision
             for m in made:
-                for entry, fields in self.server.redis.xrange(self.server.keys.inbox(m.node)):  # type: ignore[union-attr]
+                for entry, fields in self.redis.xrange(self.server.keys.inbox(m.node)):
                     if fields.get(b"id") == m.id.encode() and m in self.world.messages:
                         m.entry = text(entry)
         if expected is Push.MISSING:
@@ -354,9 +360,9 @@ class Protocol(RuleBasedStateMachine):
         for digest in digests:
             for part in parts:
                 key = f"{prefix}{digest}" + ("" if part == "manifest" else f":{part}")
-                self.server.redis.set(key, f"{CHUNKS}|8" if part == "manifest" else "data", px=UNFINISHED_MS, nx=True)
+                self.redis.set(key, f"{CHUNKS}|8" if part == "manifest" else "data", px=UNFINISHED_MS, nx=True)
                 if store[digest].parts.get(part) == SHORT:
-                    self.server.redis.pexpire(key, UNFINISHED_MS)
+                    self.redis.pexpire(key, UNFINISHED_MS)
                     store[digest].parts[part] = FULL
                 store[digest].parts.setdefault(part, FULL)
 
@@ -397,10 +403,10 @@ class Protocol(RuleBasedStateMachine):
             for part, live in array.parts.items():
                 if live == FULL:
                     array.parts[part] = SHORT
-                    self.server.redis.pexpire(f"{prefix}{digest}" + ("" if part == "manifest" else f":{part}"), 300_000)
+                    self.redis.pexpire(f"{prefix}{digest}" + ("" if part == "manifest" else f":{part}"), 300_000)
             if array.owners and array.owners_live == FULL:
                 array.owners_live = SHORT
-                self.server.redis.pexpire(f"{prefix}{digest}:owners", 300_000)
+                self.redis.pexpire(f"{prefix}{digest}:owners", 300_000)
 
     @step(3, place=PLACES, digest=st.sampled_from("xyz"), part=st.sampled_from(["manifest", "0", "1", "owners"]))
     def a_part_expires(self, place: str, digest: str, part: str) -> None:
@@ -409,10 +415,10 @@ class Protocol(RuleBasedStateMachine):
         if part == "owners":
             if array.owners and array.owners_live == SHORT:
                 array.owners.clear()
-                self.server.redis.delete(key)
+                self.redis.delete(key)
         elif array.parts.get(part) == SHORT:
             del array.parts[part]
-            self.server.redis.delete(key)
+            self.redis.delete(key)
 
     def _prefix(self, place: str) -> str:
         return self.server.keys.node_obj(place, "") if place else self.server.keys.obj("")
@@ -428,11 +434,11 @@ class Protocol(RuleBasedStateMachine):
     def dispatch(self, node: str) -> None:
         """The inbox is drained; wake-ups are deleted."""
         inbox, box = self.server.keys.inbox(node), self.world.nodes[node].inbox
-        self.server.redis.xreadgroup(GROUP, "dispatcher", {inbox: ">"}, count=1000)
-        for entry, fields in self.server.redis.xrange(inbox):  # type: ignore[union-attr]
+        self.redis.xreadgroup(GROUP, "dispatcher", {inbox: ">"}, count=1000)
+        for entry, fields in self.redis.xrange(inbox):
             if fields[b"kind"] == b"wake":
-                self.server.redis.xack(inbox, GROUP, entry)
-                self.server.redis.xdel(inbox, entry)
+                self.redis.xack(inbox, GROUP, entry)
+                self.redis.xdel(inbox, entry)
         box[:] = [item for item in box if item != "wake"]
 
     @step(
@@ -467,7 +473,7 @@ class Protocol(RuleBasedStateMachine):
             if claimed.outcome is Claim.OK:
                 assert claimed.attempt == m.attempt
                 newest = self.world.nodes[m.node].ctx.get(m.run, [])[-1:]
-                assert [claimed.context.data if claimed.context else None] == ([v.data for v in newest] or [None])
+                assert ([claimed.context.data] if claimed.context else []) == [v.data for v in newest]
             if claimed.outcome is Claim.EXHAUSTED:
                 assert claimed.attempt == m.attempt
 
@@ -483,7 +489,7 @@ class Protocol(RuleBasedStateMachine):
         m = self.message_of(number)
         if m.open and m.token:
             m.lapsed = True
-            self.server.redis.hset(self.server.keys.claims(m.node), m.id, f"{m.attempt}|{m.token}|1|")
+            self.redis.hset(self.server.keys.claims(m.node), m.id, f"{m.attempt}|{m.token}|1|")
 
     @step(3, when=lambda self: self.world.messages, number=PICK, token=TOKENS, counts=st.booleans(), times=TWICE)
     def release(self, number: int, token: str, counts: bool, times: int) -> None:
@@ -574,20 +580,20 @@ class Protocol(RuleBasedStateMachine):
     @step(2, run=PICK, which=st.integers(0, 30))
     def a_key_is_not_what_it_should_be(self, run: int, which: int) -> None:
         """No step begins to write before it has looked at what it will touch."""
-        r, m = self.run_of(run), (self.world.messages or [None])[-1]  # type: ignore[list-item]
+        r, m = self.run_of(run), self.world.messages[-1] if self.world.messages else None
         attempts = self._attempts(r, m)
         key, attempt = attempts[which % len(attempts)]
         keep = f"{self.server.keys.base}kept"
-        moved = bool(self.server.redis.exists(key)) and bool(self.server.redis.rename(key, keep))
-        self.server.redis.set(key, "not what it should be")
-        before = {name: self.server.redis.dump(name) for name in self.server.redis.keys("*")}  # type: ignore[union-attr]
+        moved = bool(self.redis.exists(key)) and bool(self.redis.rename(key, keep))
+        self.redis.set(key, "not what it should be")
+        before = {name: self.redis.dump(name) for name in self.redis.keys("*")}
         with pytest.raises(RelayError, match="CORRUPT"):
             attempt()
-        after = {name: self.server.redis.dump(name) for name in self.server.redis.keys("*")}  # type: ignore[union-attr]
+        after = {name: self.redis.dump(name) for name in self.redis.keys("*")}
         assert before == after
-        self.server.redis.delete(key)
+        self.redis.delete(key)
         if moved:
-            self.server.redis.rename(keep, key)
+            self.redis.rename(keep, key)
 
     def _attempts(self, run: Run, m: Message | None) -> list[tuple[str, Any]]:
         """Calls that would go through, each with a key that it would write."""
@@ -662,7 +668,7 @@ class Protocol(RuleBasedStateMachine):
         if isinstance(may_go, str):
             assert outcome == may_go
             return
-        left = {text(item) for item in self.server.redis.smembers(k.run_objs(run.id))}  # type: ignore[union-attr]
+        left = {text(item) for item in self.redis.smembers(k.run_objs(run.id))}
         gone = run.objs - left
         assert gone <= may_go
         assert len(gone) == min(len(may_go), BATCH)
@@ -690,14 +696,14 @@ class Protocol(RuleBasedStateMachine):
                     self.world.finish(run, "", "stopped", b"", ())
             for run in self.world.runs.values():
                 assert runs.clean_run(self.server, run.id, everything=True)
-            of_nodes = self.server.redis.keys(self.server.keys.node("*"))
-            left = [text(key) for key in of_nodes if text(key).rsplit(":", 1)[-1] not in ("alive", "inbox")]  # type: ignore[union-attr]
-            left += [text(key) for key in self.server.redis.keys(self.server.keys.obj("*"))]  # type: ignore[union-attr]
+            of_nodes = self.redis.keys(self.server.keys.node("*"))
+            left = [text(key) for key in of_nodes if text(key).rsplit(":", 1)[-1] not in ("alive", "inbox")]
+            left += [text(key) for key in self.redis.keys(self.server.keys.obj("*"))]
             # Without a manifest nobody knows the parts of an upload; they go when their time is up.
-            lasting = [key for key in left if self.server.redis.ttl(key) == -1]
+            lasting = [key for key in left if self.redis.ttl(key) == -1]
             assert lasting == []
         finally:
-            self.server.redis.flushdb()
+            self.redis.flushdb()
             self.server.close()
 
 

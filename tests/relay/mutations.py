@@ -191,10 +191,6 @@ MUTATIONS = [
     M("clean_node", "redis.call('XDEL', KEYS[8], e[1])"),
     M("clean_node", "if #lines == most then return {'MORE'} end"),
     M("clean_node", "redis.call('UNLINK', KEYS[8])"),
-    M(
-        "clean_node",
-        "if disown(ARGV[2] .. 'obj:', d, 'ctx:' .. ARGV[1] .. ':' .. e[1]) then redis.call('SREM', objs, d) end",
-    ),
     M("clean_node", "redis.call('UNLINK', ctx, replies, order)"),
     M("clean_node", " and (ctx_run or up_run) ~= ARGV[1]"),
     M("clean_node", "of_another or "),

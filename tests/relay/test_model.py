@@ -10,7 +10,7 @@ from hypothesis.stateful import run_state_machine_as_test
 from fedq.relay.connection import Relay
 from tests.relay.machine import Protocol
 
-CALM = {"deadline": None, "suppress_health_check": list(HealthCheck), "print_blob": False}
+CALM = settings(deadline=None, suppress_health_check=list(HealthCheck), print_blob=False)
 
 
 class OnFakeRedis(Protocol):
@@ -30,13 +30,13 @@ def on_a_server(relay: Relay) -> type[Protocol]:
 
 
 def test_the_steps_do_what_the_model_does() -> None:
-    run_state_machine_as_test(OnFakeRedis, settings=settings(max_examples=25, stateful_step_count=40, **CALM))
+    run_state_machine_as_test(OnFakeRedis, settings=settings(CALM, max_examples=25, stateful_step_count=40))
 
 
 def test_the_steps_do_what_the_model_does_on_a_real_server(on_a_server: type[Protocol]) -> None:
-    run_state_machine_as_test(on_a_server, settings=settings(max_examples=80, stateful_step_count=50, **CALM))
+    run_state_machine_as_test(on_a_server, settings=settings(CALM, max_examples=80, stateful_step_count=50))
 
 
 @pytest.mark.slow
 def test_the_steps_do_what_the_model_does_for_long(on_a_server: type[Protocol]) -> None:
-    run_state_machine_as_test(on_a_server, settings=settings(max_examples=1500, stateful_step_count=60, **CALM))
+    run_state_machine_as_test(on_a_server, settings=settings(CALM, max_examples=1500, stateful_step_count=60))

@@ -195,7 +195,7 @@ def test_an_ended_run_leaves_status_config_result_events_and_final_arrays(steps:
     runs.finish(relay, steps.run, steps.token, "finished", result=(b"arrays", (result_digest,)))
     assert runs.clean_run(relay, steps.run)
     assert not runs.append_log(relay, "a", steps.run, [{"text": "too late"}])
-    left = {key.decode() for key in relay.redis.scan_iter("*")}  # type: ignore[union-attr]
+    left = {key.decode() for key in relay.redis.scan_iter("*")}
     federation = {keys.nodes(), keys.runs(), keys.run_counter(), keys.wake()}
     per_node = {f(name) for name in "ab" for f in (keys.node_info, keys.node_alive, keys.inbox)}
     kept = {keys.run(steps.run), keys.events(steps.run), keys.run_objs(steps.run)}

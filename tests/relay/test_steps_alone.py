@@ -5,10 +5,11 @@ from __future__ import annotations
 import pytest
 
 from fedq.apps.error import Error, ErrorCode
-from fedq.relay import claims, messages, nodes, objects, runs
+from fedq.relay import claims, events, journal, messages, nodes, objects, runs
 from fedq.relay.claims import Claim, Commit, Renew
-from fedq.relay.errors import RelayFull
-from fedq.relay.messages import Answered, Reason
+from fedq.relay.errors import Fenced, RelayFull, RunOver
+from fedq.relay.keys import GROUP
+from fedq.relay.messages import Answered, Push, Reason
 from fedq.relay.runs import Step
 from tests.relay.conftest import Steps
 
@@ -35,7 +36,7 @@ def lives(steps: Steps, digest: str) -> set[int]:
     keys = steps.relay.keys
     return {
         steps.relay.redis.ttl(key) for key in (keys.obj(digest), keys.obj_chunk(digest, 0), keys.obj_owners(digest))
-    }  # type: ignore[misc]
+    }
 
 
 def test_an_uploaded_app_goes_by_itself_unless_a_run_needs_it(steps: Steps) -> None:
@@ -122,6 +123,62 @@ def test_a_checkpoint_is_repeated_only_by_who_has_just_written_it(steps: Steps) 
     assert save(steps, 1, b"same", "app-2") is Step.STALE
 
 
+def test_nothing_is_written_for_a_run_that_is_over(steps: Steps) -> None:
+    relay, run, token = steps.relay, steps.run, steps.token
+    m = steps.pushed("a")
+    runs.stop_run(relay, run)
+    data = {objects.digest_of(b"late"): b"late"}
+    before = {key: relay.redis.dump(key) for key in relay.redis.keys("*")}
+    assert steps.push("a").outcome is Push.STOPPED
+    assert steps.claim("a", m).outcome is Claim.STOPPED
+    assert save(steps, 0, b"late") is Step.STOPPED
+    assert runs.emit(relay, run, token, 0, 1, "round", {}) is Step.OVER
+    assert runs.renew_run(relay, run, token) is Step.OVER
+    assert runs.claim_run(relay, run, "app-2").outcome is Step.OVER
+    assert not events.note(relay, run, token, [("log", {})])
+    assert not runs.append_log(relay, "a", run, [{"text": "late"}])
+    with pytest.raises(RunOver):
+        journal.record(relay, run, token, 0, "receive:0", "late")
+    with pytest.raises(RunOver):
+        objects.upload_shared(relay, run, token, "0", data)
+    with pytest.raises(RunOver):
+        objects.upload_node(relay, "a", run, m.message_id, data)
+    assert {key: relay.redis.dump(key) for key in relay.redis.keys("*")} == before
+
+
+def test_an_attempt_that_was_overtaken_writes_nothing(steps: Steps) -> None:
+    relay, run, old = steps.relay, steps.run, steps.token
+    m = steps.pushed("a")
+    steps.claim("a", m)
+    steps.commit("a", m)
+    runs.release_run(relay, run, old)
+    runs.claim_run(relay, run, "app-2")
+    data = {objects.digest_of(b"late"): b"late"}
+    before = {key: relay.redis.dump(key) for key in relay.redis.keys("*")}
+    assert steps.push("a").outcome is Push.FENCED
+    assert save(steps, 0, b"late") is Step.FENCED
+    assert runs.free(relay, run, old, [m.message_id]) == 0
+    assert runs.emit(relay, run, old, 0, 1, "round", {}) is Step.FENCED
+    assert runs.renew_run(relay, run, old) is Step.FENCED
+    assert runs.finish(relay, run, old, "finished") is Step.FENCED
+    assert not events.note(relay, run, old, [("log", {})])
+    with pytest.raises(Fenced):
+        journal.record(relay, run, old, 0, "receive:0", "late")
+    with pytest.raises(Fenced):
+        objects.upload_shared(relay, run, old, "0", data)
+    assert {key: relay.redis.dump(key) for key in relay.redis.keys("*")} == before
+
+
+def test_what_a_call_gave_is_noted_once_per_checkpoint(steps: Steps) -> None:
+    assert journal.record(steps.relay, steps.run, steps.token, 0, "receive:0", "first") == "first"
+    assert journal.record(steps.relay, steps.run, steps.token, 0, "receive:0", "second") == "first"
+    assert save(steps, 0, b"state") is Step.OK
+    assert journal.read(steps.relay, steps.run) == {}
+    with pytest.raises(Fenced):
+        journal.record(steps.relay, steps.run, steps.token, 0, "receive:0", "stale")
+    assert journal.record(steps.relay, steps.run, steps.token, 1, "receive:0", "third") == "third"
+
+
 def test_attempts_count_anew_from_each_checkpoint(steps: Steps) -> None:
     driver = Steps(steps.relay, token="app-1")
     driver.start(max_attempts=2)
@@ -187,3 +244,28 @@ def test_what_must_go_through_when_the_memory_is_full_goes_through(real_steps: S
         assert runs.clean_run(relay, steps.run)
     finally:
         redis.config_set("maxmemory", 0)
+
+
+def test_a_clean_up_goes_in_small_steps_each_of_which_frees_arrays(steps: Steps) -> None:
+    keys = steps.relay.keys
+    digests = []
+    for turn in range(3):
+        m = steps.pushed("a")
+        data = bytes([turn]) * 9000
+        digests.append(objects.digest_of(data))
+        steps.claim("a", m, f"w-{turn}")
+        objects.upload_node(steps.relay, "a", steps.run, m.message_id, {digests[-1]: data})
+        steps.commit("a", m, f"w-{turn}", objects=(digests[-1],), context=None)
+    runs.append_log(steps.relay, "a", steps.run, [{"text": "one"}, {"text": "two"}])
+    runs.stop_run(steps.relay, steps.run)
+    names = [keys.run(steps.run), keys.inbox("a"), keys.claims("a"), keys.order("a", steps.run)]
+    names += [keys.replies("a", steps.run), keys.node_ctx("a", steps.run), keys.node_objs("a", steps.run)]
+    names += [keys.log("a", steps.run), keys.events(steps.run)]
+    args = [steps.run, keys.node("a"), GROUP, keys.node_alive("a"), 1, 1000]
+    for left in (2, 1, 0):
+        assert steps.relay.call("clean_node", names, args) == [b"MORE"]
+        assert [bool(steps.relay.redis.exists(keys.node_obj("a", d))) for d in digests].count(True) == left
+    outcomes = [steps.relay.call("clean_node", names, args) for _ in range(3)]
+    assert outcomes == [[b"MORE"], [b"MORE"], [b"DONE"]]
+    told = [e.data["text"] for e in runs.read_events(steps.relay, steps.run) if e.kind == "log"]
+    assert told == ["one", "two"]
