@@ -51,7 +51,7 @@ for _, d in ipairs(redis.call('SMEMBERS', objs)) do
     local ctx_run = string.match(owner, '^ctx:(%d+):')
     local up_run = string.match(owner, '^up:(%d+):')
     local of_another = (ctx_run or up_run) and (ctx_run or up_run) ~= ARGV[1]
-    if of_another or (not ctx_run and not up_run and redis.call('EXISTS', ARGV[2] .. 'out:' .. owner) == 1) then
+    if of_another or redis.call('EXISTS', ARGV[2] .. 'out:' .. owner) == 1 then
       foreign = true
     else
       disown(ARGV[2] .. 'obj:', d, owner)

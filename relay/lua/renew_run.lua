@@ -12,7 +12,7 @@ if lease > 0 then
   redis.call('HSET', run, 'lease', text_ms(now_ms() + lease))
 else
   redis.call('HSET', run, 'token', '', 'owner', '')
-  if ARGV[3] ~= '1' and tonumber(redis.call('HGET', run, 'tries')) > 0 then redis.call('HINCRBY', run, 'tries', -1) end
+  if ARGV[3] ~= '1' then redis.call('HINCRBY', run, 'tries', -1) end
   redis.call('XADD', KEYS[2], 'MAXLEN', 16, '*', 'run', 'released')
 end
 return {'OK'}

@@ -28,13 +28,14 @@ from fedq.relay.superlink import RunResult, SuperLink
 from tests.chaos import app, audit
 from tests.chaos.faults import KINDS, Fault
 from tests.chaos.site import AWAY, Site
-from tests.support import processes
+from tests.support import processes, wait_until
 
 UNLIMITED = 1_000_000
 STUCK = 180.0
 """Seconds without progress after the last fault after which a run counts as stuck."""
-KEPT = (":nodes", ":info", ":inbox", ":run-counter", ":wake", "rq:queues")
-"""Keys that outlive every run: the register, and what RQ never forgets."""
+KEPT = (":nodes", ":info", ":inbox", ":links", ":run-counter", ":wake", "rq:queues")
+"""Keys that outlive every run: the registers (who was killed is struck off when slots are counted next), and what RQ
+never forgets."""
 
 
 @dataclass(frozen=True)
@@ -307,6 +308,8 @@ def judge_rest(report: Report, site: Site, run: int) -> None:
     with Relay.connect(site.server.url) as relay:
         if not runs.remove_run(relay, run):
             report.wrong.append("the run could not be removed")
+    # Who was started a moment ago is told to stop when it has arrived.
+    wait_until(site.complete, lambda: f"all services are there again\n{site.said()}", timeout=90, ignore=AWAY)
     report.wrong += site.stop()
     tidy_rq(site)
     names = [key.decode() for key in site.client.scan_iter(count=1000)]

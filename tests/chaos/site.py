@@ -85,7 +85,9 @@ class Site:
         service.start()
 
     def complete(self) -> bool:
-        """Whether every node is online."""
+        """Whether every service has all its processes, and every node is online."""
+        if any(len(self.children(name)) < 3 for name in self.services):
+            return False
         with Relay.connect(self.server.url) as relay:
             return all(online(relay, self.names).values()) and set(node_names(relay)) == set(self.names)
 

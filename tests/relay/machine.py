@@ -10,16 +10,15 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-import pytest
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 from fedq.apps.error import Error, ErrorCode
 from fedq.apps.wire import encode_error
-from fedq.relay import claims, contexts, events, messages, nodes, runs
+from fedq.relay import claims, contexts, messages, nodes, runs
 from fedq.relay.claims import Claim, Commit
 from fedq.relay.connection import Relay
-from fedq.relay.errors import RelayError, RunNotFound
+from fedq.relay.errors import RunNotFound
 from fedq.relay.keys import GROUP
 from fedq.relay.messages import Answered, Push, Reason, text
 from fedq.relay.runs import Step
@@ -576,61 +575,6 @@ class Protocol(RuleBasedStateMachine):
         if not which.alive or node in which.nodes:
             written = runs.append_log(self.server, node, which.id, [{"text": line}])
             assert written == self.world.log(which, node, f'{{"text": "{line}"}}')
-
-    @step(2, run=PICK, which=st.integers(0, 30))
-    def a_key_is_not_what_it_should_be(self, run: int, which: int) -> None:
-        """No step begins to write before it has looked at what it will touch."""
-        r, m = self.run_of(run), self.world.messages[-1] if self.world.messages else None
-        attempts = self._attempts(r, m)
-        key, attempt = attempts[which % len(attempts)]
-        keep = f"{self.server.keys.base}kept"
-        moved = bool(self.redis.exists(key)) and bool(self.redis.rename(key, keep))
-        self.redis.set(key, "not what it should be")
-        before = {name: self.redis.dump(name) for name in self.redis.keys("*")}
-        with pytest.raises(RelayError, match="CORRUPT"):
-            attempt()
-        after = {name: self.redis.dump(name) for name in self.redis.keys("*")}
-        assert before == after
-        self.redis.delete(key)
-        if moved:
-            self.redis.rename(keep, key)
-
-    def _attempts(self, run: Run, m: Message | None) -> list[tuple[str, Any]]:
-        """Calls that would go through, each with a key that it would write."""
-        keys, server = self.server.keys, self.server
-        found: list[tuple[str, Any]] = [(keys.run_ctx(run.id), lambda: runs.claim_run(server, run.id, "s9"))]
-        found += [(keys.run(run.id), lambda: runs.claim_run(server, run.id, "s9"))]
-        found += [(keys.events(run.id), lambda: runs.claim_run(server, run.id, "s9"))]
-        if run.alive and run.token:
-            at, token = run.checkpoint, run.token
-            names = [keys.sent(run.id), keys.deadlines(run.id), keys.journal(run.id), keys.run_nodes(run.id)]
-            names += [keys.run_objs(run.id), keys.inbox("a"), keys.order("a", run.id)]
-            out = [messages.Outgoing("new", "a", 0, "train", "1", 60.0)]
-            found += [
-                (n, lambda: messages.push(server, run.id, token, at, 999, [messages.Content(b"")], out)) for n in names
-            ]
-            names = [keys.run_ctx(run.id), keys.journal(run.id), keys.run_objs(run.id)]
-            found += [(n, lambda: runs.save_checkpoint(server, run.id, token, at, (b"", ()))) for n in names]
-            found += [(keys.journal(run.id), lambda: server.call(
-                "journal", [keys.run(run.id), keys.journal(run.id)], [token, at, "n", "v"]))]  # fmt: skip
-            found += [(keys.events(run.id), lambda: events.note(server, run.id, token, [("log", {})]))]
-        if m is not None and m.open and self.world.runs[m.run].alive:
-            own = [keys.inbox(m.node), keys.claims(m.node), keys.order(m.node, m.run)]
-            names = [*own, keys.node_ctx(m.node, m.run)]
-            found += [(n, lambda: claims.claim(server, m.node, m.run, m.entry, m.id, "w9")) for n in names]
-            names = [*own, keys.replies(m.node, m.run)]
-            error = Error(ErrorCode.CANCELLED, "")
-            found += [
-                (n, lambda: messages.answer(server, m.run, m.node, m.entry, m.id, Reason.CANCELLED, error))
-                for n in names
-            ]
-            if m.token:
-                names += [keys.node_ctx(m.node, m.run), keys.node_objs(m.node, m.run)]
-                found += [
-                    (n, lambda: claims.commit(server, m.node, m.run, m.entry, m.id, m.token, ok=True, body=b"",
-                                              context=(b"", ()))) for n in names
-                ]  # fmt: skip
-        return found
 
     # -- clean-up -----------------------------------------------------------------------------------------------------
 

@@ -20,7 +20,9 @@ class Mutation:
 
     @property
     def name(self) -> str:
-        return f"{self.step}: {' '.join(self.text.split())}" + (f" #{self.occurrence + 1}" if self.occurrence else "")
+        which = f" #{self.occurrence + 1}" if self.occurrence else ""
+        instead = f" -> {self.instead}" if self.instead else ""
+        return f"{self.step}: {' '.join(self.text.split())}{which}{instead}"
 
     def apply(self, source: str) -> str:
         """``source`` without the check."""
@@ -194,9 +196,7 @@ MUTATIONS = [
     M("clean_node", "redis.call('UNLINK', ctx, replies, order)"),
     M("clean_node", " and (ctx_run or up_run) ~= ARGV[1]"),
     M("clean_node", "of_another or "),
-    M("clean_node", " or (not ctx_run and not up_run and redis.call('EXISTS', ARGV[2] .. 'out:' .. owner) == 1)"),
-    M("clean_node", "not ctx_run and not up_run and "),
-    M("clean_node", " and redis.call('EXISTS', ARGV[2] .. 'out:' .. owner) == 1"),
+    M("clean_node", " or redis.call('EXISTS', ARGV[2] .. 'out:' .. owner) == 1"),
     M("clean_node", "disown(ARGV[2] .. 'obj:', d, owner)"),
     M("clean_node", "if not foreign then disown(ARGV[2] .. 'obj:', d, '') end"),
     M("clean_node", "redis.call('UNLINK', objs)"),
@@ -312,8 +312,8 @@ MUTATIONS = [
     M("renew_run", "if not lives then return {'OVER', status} end"),
     M("renew_run", "if redis.call('HGET', run, 'token') ~= ARGV[1] then return {'FENCED'} end"),
     M("renew_run", "redis.call('HDEL', run, 'lease')"),
-    M("renew_run", "if ARGV[3] ~= '1' and ", "if "),
-    M("renew_run", " and tonumber(redis.call('HGET', run, 'tries')) > 0"),
+    M("renew_run", "if ARGV[3] ~= '1' then", "if true then"),
+    M("renew_run", "if ARGV[3] ~= '1' then", "if false then"),
     # -- submit ---
     M("submit", "if known then", "if false then"),
     M(

@@ -12,7 +12,13 @@ from hypothesis.stateful import run_state_machine_as_test
 
 from fedq.relay import scripts
 from fedq.relay.connection import Relay
-from tests.relay import test_claim_and_commit, test_enqueue_step, test_push_checkpoint_and_cleanup, test_steps_alone
+from tests.relay import (
+    test_claim_and_commit,
+    test_enqueue_step,
+    test_push_checkpoint_and_cleanup,
+    test_steps_alone,
+    test_steps_look_before_they_write,
+)
 from tests.relay.conftest import federation
 from tests.relay.machine import Protocol
 from tests.relay.mutations import MUTATIONS, Mutation, source_of, steps
@@ -20,7 +26,10 @@ from tests.support.servers import RealServer
 
 SENTENCES = [
     sentence
-    for module in (test_steps_alone, test_claim_and_commit, test_enqueue_step, test_push_checkpoint_and_cleanup)
+    for module in (
+        *(test_steps_alone, test_steps_look_before_they_write, test_claim_and_commit, test_enqueue_step),
+        test_push_checkpoint_and_cleanup,
+    )
     for name, sentence in vars(module).items()
     if name.startswith("test_") and list(sentence.__annotations__) in (["steps", "return"], ["real_steps", "return"])
 ]
