@@ -7,6 +7,7 @@ has ``flwr[simulation]`` 1.42; else one is made under ``~/.cache/fedq``.
 from __future__ import annotations
 
 import importlib
+import contextlib
 import json
 import os
 import shutil
@@ -19,10 +20,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 from numpy.typing import NDArray
 
 from fedq.apps.testing import Federation
+from tests.support import wait_until
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 ORIGINAL, PORT = EXAMPLES / "numpy_quickstart_flower", EXAMPLES / "numpy_quickstart"
@@ -135,6 +138,16 @@ def flower_python() -> str:
     return str(python)
 
 
+def simulating(place: str) -> list[int]:
+    """Processes of the simulation in ``place``; some of Ray's outlive it for a moment."""
+    found = []
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error):
+            if process.environ().get("RAY_TMPDIR") == place:
+                found.append(process.pid)
+    return found
+
+
 @pytest.mark.peer
 def test_original_and_port_end_with_the_same_model(
     flower_python: str, quickstart: tuple[object, object], tmp_path: Path
@@ -164,6 +177,7 @@ def test_original_and_port_end_with_the_same_model(
         with np.load(path) as arrays:
             theirs = list(arrays.values())
     finally:
+        wait_until(lambda: not simulating(place), "Ray's processes have ended", timeout=60)
         shutil.rmtree(place, ignore_errors=True)
 
     ours = final_model(quickstart, tmp_path / "fedq.npz")
