@@ -6,8 +6,8 @@ has ``flwr[simulation]`` 1.42; else one is made under ``~/.cache/fedq``.
 
 from __future__ import annotations
 
-import importlib
 import contextlib
+import importlib
 import json
 import os
 import shutil
