@@ -79,7 +79,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """Tests that use ``server`` run on the preferred kind of server; with --all on each kind that is there."""
     if "server_kind" in metafunc.fixturenames:
         kinds = server_kinds()
-        if not metafunc.config.getoption("--all"):
+        if not metafunc.config.getoption("--all") or metafunc.definition.get_closest_marker("one_server"):
             kinds = kinds[:1]
         metafunc.parametrize("server_kind", kinds or [None], indirect=True, scope="session", ids=str)
 
