@@ -14,6 +14,7 @@ from typing import Any, BinaryIO, Self
 import redis
 
 from benchmarks.counters import Server, cpu_seconds
+from benchmarks.launch import tail
 from fedq.cli.federation import LocalFederation
 from fedq.relay import Run, RunResult, SuperLink
 
@@ -97,7 +98,9 @@ class Federation:
             try:
                 connection, _ = listener.accept()
             except TimeoutError:
-                raise RuntimeError(f"the ServerApp did not start: {self.run.info()}") from None
+                info = self.run.info()
+                log = tail(self.folder / "federation" / "superlink.log")
+                raise RuntimeError(f"the ServerApp did not start ({info.status}, {info.detail}):\n{log}") from None
         path.unlink()
         with connection:
             connection.settimeout(ANSWER)
