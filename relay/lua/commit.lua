@@ -56,7 +56,6 @@ redis.call('HSET', out, 'token', token, 'run', ARGV[17], 'seq', f['seq'], 'ok', 
 for _, d in ipairs(reply_own) do
   redis.call('SADD', prefix .. d .. ':owners', message)
   redis.call('SREM', prefix .. d .. ':owners', upload)
-  redis.call('SADD', objs, d)
   persist(prefix, d, chunks[d])
 end
 if ARGV[13] == '1' then

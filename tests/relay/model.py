@@ -502,7 +502,7 @@ class World:
         m.answer = Answer(token, ok, body, objs, own, code, m.attempt, len(body))
         node.replies.setdefault(run.id, []).append(m.id)
         for d in own:
-            self._keep(node, run, d, m.id, upload)
+            self._keep(node, d, m.id, upload)
         if context is not None:
             versions = node.ctx.setdefault(run.id, [])
             versions.append(Version(context[0], context[1], message=m.id))
@@ -515,7 +515,8 @@ class World:
         node, run, upload, versions = self.version_owned
         versions[-1].entry = entry
         for d in versions[-1].objs:
-            self._keep(node, run, d, f"ctx:{run.id}:{entry}", upload)
+            node.objs.setdefault(run.id, set()).add(d)
+            self._keep(node, d, f"ctx:{run.id}:{entry}", upload)
         while len(versions) > KEPT_VERSIONS:
             old = versions.pop(0)
             for d in old.objs:
@@ -523,10 +524,9 @@ class World:
                     node.objs[run.id].discard(d)
 
     @staticmethod
-    def _keep(node: Node, run: Run, digest: str, owner: str, upload: str) -> None:
+    def _keep(node: Node, digest: str, owner: str, upload: str) -> None:
         node.store.own(digest, owner)
         node.store[digest].owners.discard(upload)
-        node.objs.setdefault(run.id, set()).add(digest)
         node.store.persist(digest)
 
     def _close(self, m: Message) -> None:

@@ -233,7 +233,6 @@ MUTATIONS = [
     M("commit", "if ARGV[13] == '1' then", "if true then"),
     M("commit", "redis.call('SADD', prefix .. d .. ':owners', 'ctx:' .. ARGV[17] .. ':' .. version)"),
     M("commit", "redis.call('SREM', prefix .. d .. ':owners', upload)", "", 1),
-    M("commit", "redis.call('SADD', objs, d)", "", 1),
     M("commit", "persist(prefix, d, chunks[d])", "", 1),
     M("commit", "if surplus > 0 then", "if false then"),
     M("commit", "local surplus = redis.call('XLEN', ctx) - tonumber(ARGV[16])", "local surplus = 1"),

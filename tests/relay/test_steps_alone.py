@@ -7,6 +7,7 @@ import pytest
 from fedq.apps.error import Error, ErrorCode
 from fedq.relay import claims, events, journal, messages, nodes, objects, runs
 from fedq.relay.claims import Claim, Commit, Renew
+from fedq.relay.contexts import KEPT_VERSIONS
 from fedq.relay.errors import Fenced, RelayFull, RunOver
 from fedq.relay.keys import GROUP
 from fedq.relay.messages import Answered, Push, Reason
@@ -269,3 +270,48 @@ def test_a_clean_up_goes_in_small_steps_each_of_which_frees_arrays(steps: Steps)
     assert outcomes == [[b"MORE"], [b"MORE"], [b"DONE"]]
     told = [e.data["text"] for e in runs.read_events(steps.relay, steps.run) if e.kind == "log"]
     assert told == ["one", "two"]
+
+
+def test_the_arrays_of_a_context_go_with_its_version(steps: Steps) -> None:
+    digests = []
+    for turn in range(KEPT_VERSIONS + 1):
+        m = steps.pushed("a")
+        data = bytes([turn]) * 9000
+        digests.append(objects.digest_of(data))
+        steps.claim("a", m, f"w-{turn}")
+        objects.upload_node(steps.relay, "a", steps.run, m.message_id, {digests[-1]: data})
+        steps.commit("a", m, f"w-{turn}", context=(b"state", (digests[-1],)))
+    there = [bool(steps.relay.redis.exists(steps.relay.keys.node_obj("a", d))) for d in digests]
+    assert there == [False] + [True] * KEPT_VERSIONS
+    index = steps.relay.redis.smembers(steps.relay.keys.node_objs("a", steps.run))
+    assert index == {d.encode() for d in digests[1:]}
+
+
+def test_the_clean_up_finds_the_arrays_of_a_context_that_another_run_had_uploaded(steps: Steps) -> None:
+    other = Steps(steps.relay, token="other")
+    other.start()
+    data = b"theirs" * 3000
+    digest = objects.digest_of(data)
+    theirs = other.pushed("a")
+    other.claim("a", theirs, "w-1")
+    objects.upload_node(steps.relay, "a", other.run, theirs.message_id, {digest: data})
+    other.commit("a", theirs, "w-1", objects=(digest,), context=None)
+    m = steps.pushed("a")
+    steps.claim("a", m, "w-2")
+    assert steps.commit("a", m, "w-2", context=(b"state", (digest,))).outcome is Commit.COMMITTED
+    for driver in (other, steps):
+        assert steps.relay.redis.exists(steps.relay.keys.node_obj("a", digest))
+        runs.stop_run(steps.relay, driver.run)
+        runs.clean_run(steps.relay, driver.run)
+    assert not steps.relay.redis.keys(steps.relay.keys.node_obj("a", digest) + "*")
+
+
+def test_an_event_from_before_the_last_checkpoint_is_not_told_again(steps: Steps) -> None:
+    def emit(checkpoint: int, number: int) -> Step:
+        return runs.emit(steps.relay, steps.run, steps.token, checkpoint, number, "round", [checkpoint, number])
+
+    assert [emit(0, 1), emit(1, 1), emit(0, 5), emit(1, 1), emit(1, 2)] == [
+        *(Step.OK, Step.OK, Step.SEEN, Step.SEEN, Step.OK)
+    ]
+    told = [e.data for e in runs.read_events(steps.relay, steps.run) if e.kind == "round"]
+    assert told == [[0, 1], [1, 1], [1, 2]]
