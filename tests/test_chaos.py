@@ -19,10 +19,10 @@ PLANS = [
     Plan(
         seed=1, mode="spaced", isolation="fork", rounds=30, nodes=2, faults=("horse", "worker", "node", "redis", "cut")
     ),
-    Plan(seed=2, mode="storm", isolation="fork", rounds=60, interval=0.5, nodes=3),
-    Plan(seed=3, mode="storm", isolation="run", rounds=60, interval=0.5, nodes=2),
-    Plan(seed=4, mode="storm", isolation="inline", rounds=60, interval=0.5, nodes=2),
-    Plan(seed=FRESH, mode="storm", isolation="fork", rounds=60, interval=0.5, nodes=2),
+    Plan(seed=2, mode="storm", isolation="fork", rounds=20, interval=0.5, nodes=3),
+    Plan(seed=3, mode="storm", isolation="run", rounds=20, interval=0.5, nodes=2),
+    Plan(seed=4, mode="storm", isolation="inline", rounds=20, interval=0.5, nodes=2),
+    Plan(seed=FRESH, mode="storm", isolation="fork", rounds=20, interval=0.5, nodes=2),
 ]
 
 

@@ -315,3 +315,40 @@ def test_an_event_from_before_the_last_checkpoint_is_not_told_again(steps: Steps
     ]
     told = [e.data for e in runs.read_events(steps.relay, steps.run) if e.kind == "round"]
     assert told == [[0, 1], [1, 1], [1, 2]]
+
+
+def test_the_clean_up_of_a_run_leaves_the_arrays_that_another_runs_answer_names(steps: Steps) -> None:
+    other = Steps(steps.relay, token="other")
+    other.start()
+    data = b"both" * 3000
+    digest = objects.digest_of(data)
+    for driver in (steps, other):
+        m = driver.pushed("a")
+        driver.claim("a", m, driver.token)
+        objects.upload_node(driver.relay, "a", driver.run, m.message_id, {digest: data})
+        driver.commit("a", m, driver.token, objects=(digest,), context=None)
+    runs.stop_run(steps.relay, steps.run)
+    assert runs.clean_run(steps.relay, steps.run)
+    assert objects.fetch_node(steps.relay, "a", [digest])[digest] == data
+
+
+def test_an_attempt_that_is_given_back_does_not_count(steps: Steps) -> None:
+    driver = Steps(steps.relay, token="app-1")
+    driver.start(max_attempts=1)
+    assert runs.release_run(steps.relay, driver.run, "app-1", counts=False) is Step.OK
+    assert runs.claim_run(steps.relay, driver.run, "app-2").outcome is Step.OK
+    assert runs.release_run(steps.relay, driver.run, "app-2", counts=True) is Step.OK
+    assert runs.claim_run(steps.relay, driver.run, "app-3").outcome is Step.EXHAUSTED
+
+
+def test_a_late_repeat_of_a_submit_leaves_its_upload_to_expire(steps: Steps) -> None:
+    app = b"late" * 300
+    digest = objects.digest_of(app)
+    spec = runs.RunSpec(client_token="the same", client_bundle=digest)
+    objects.upload_bundle(steps.relay, {digest: app})
+    run = runs.submit(steps.relay, spec)
+    runs.stop_run(steps.relay, run)
+    runs.remove_run(steps.relay, run)
+    objects.upload_bundle(steps.relay, {digest: app})
+    assert runs.submit(steps.relay, spec) == run
+    assert all(0 < life <= objects.UNFINISHED_TTL for life in lives(steps, digest))
