@@ -46,18 +46,14 @@ redis.call('UNLINK', KEYS[8])
 redis.call('UNLINK', ctx, replies, order)
 -- What is left in objs belongs to Contexts, or was uploaded by attempts that never committed: drop this run's part.
 for _, d in ipairs(redis.call('SMEMBERS', objs)) do
-  local foreign = false
   for _, owner in ipairs(redis.call('SMEMBERS', ARGV[2] .. 'obj:' .. d .. ':owners')) do
     local ctx_run = string.match(owner, '^ctx:(%d+):')
     local up_run = string.match(owner, '^up:(%d+):')
     local of_another = (ctx_run or up_run) and (ctx_run or up_run) ~= ARGV[1]
-    if of_another or redis.call('EXISTS', ARGV[2] .. 'out:' .. owner) == 1 then
-      foreign = true
-    else
+    if not of_another and redis.call('EXISTS', ARGV[2] .. 'out:' .. owner) == 0 then
       disown(ARGV[2] .. 'obj:', d, owner)
     end
   end
-  if not foreign then disown(ARGV[2] .. 'obj:', d, '') end
 end
 redis.call('UNLINK', objs)
 return {'DONE'}

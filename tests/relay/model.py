@@ -618,8 +618,6 @@ class World:
             }
             for owner in array.owners - foreign:
                 node.store.disown(d, owner)
-            if not foreign:
-                node.store.disown(d, "")
         return "DONE"
 
     def clean_run(self, run: Run, most: int, *, everything: bool) -> set[str] | str:

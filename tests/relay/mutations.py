@@ -195,10 +195,9 @@ MUTATIONS = [
     M("clean_node", "redis.call('UNLINK', KEYS[8])"),
     M("clean_node", "redis.call('UNLINK', ctx, replies, order)"),
     M("clean_node", " and (ctx_run or up_run) ~= ARGV[1]"),
-    M("clean_node", "of_another or "),
-    M("clean_node", " or redis.call('EXISTS', ARGV[2] .. 'out:' .. owner) == 1"),
+    M("clean_node", "not of_another and "),
+    M("clean_node", " and redis.call('EXISTS', ARGV[2] .. 'out:' .. owner) == 0"),
     M("clean_node", "disown(ARGV[2] .. 'obj:', d, owner)"),
-    M("clean_node", "if not foreign then disown(ARGV[2] .. 'obj:', d, '') end"),
     M("clean_node", "redis.call('UNLINK', objs)"),
     # -- clean_run ---
     M("clean_run", "if alive(KEYS[1]) then return {'ALIVE'} end"),
@@ -258,7 +257,6 @@ MUTATIONS = [
     M("finish", "persist(ARGV[8], d, chunks[d])"),
     # -- free ---
     M("free", "if ARGV[2] ~= '' and redis.call('HGET', run, 'token') ~= ARGV[2] then return {'FENCED'} end"),
-    M("free", "if known then", "if true then known = known or 'a|0-0|0|0|0|'"),
     M("free", "if answer[1] then", "if true then answer[1] = answer[1] or '0-1' answer[2] = answer[2] or ''"),
     M("free", "if disown(node .. 'obj:', d, message) then redis.call('SREM', node .. 'objs:' .. ARGV[1], d) end"),
     M("free", "redis.call('XDEL', node .. 'replies:' .. ARGV[1], answer[1])"),

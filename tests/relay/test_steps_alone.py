@@ -352,3 +352,35 @@ def test_a_late_repeat_of_a_submit_leaves_its_upload_to_expire(steps: Steps) -> 
     objects.upload_bundle(steps.relay, {digest: app})
     assert runs.submit(steps.relay, spec) == run
     assert all(0 < life <= objects.UNFINISHED_TTL for life in lives(steps, digest))
+
+
+def test_a_run_does_not_finish_with_arrays_that_are_not_there(steps: Steps) -> None:
+    data = b"result" * 2000
+    digest = objects.digest_of(data)
+    result = (b"result", (digest,))
+    assert runs.finish(steps.relay, steps.run, steps.token, "finished", result=result) is Step.MISSING
+    assert not runs.run_info(steps.relay, steps.run).over
+    objects.upload_shared(steps.relay, steps.run, steps.token, "result", {digest: data})
+    assert runs.finish(steps.relay, steps.run, steps.token, "finished", result=result) is Step.OK
+    assert lives(steps, digest) == {-1}
+
+
+def test_a_claim_that_was_given_back_is_nobodys(steps: Steps) -> None:
+    m = steps.pushed("a")
+    steps.claim("a", m)
+    claims.release(steps.relay, "a", m.message_id, "w-1", counts=True)
+    for token in ("w-1", "w-2"):
+        renewed = claims.renew(steps.relay, "a", steps.run, m.entry, m.message_id, token)
+        assert renewed is Renew.UNCLAIMED
+
+
+def test_the_clean_up_at_the_superlink_goes_in_small_steps_too(steps: Steps) -> None:
+    k, run = steps.relay.keys, steps.run
+    blobs = {objects.digest_of(data): data for data in (b"1" * 9000, b"2" * 9000, b"3" * 9000)}
+    objects.upload_shared(steps.relay, run, steps.token, "0", blobs)
+    runs.stop_run(steps.relay, run)
+    names = [k.run(run), k.run_objs(run), k.sent(run), k.deadlines(run), k.journal(run), k.run_nodes(run)]
+    names += [k.run_ctx(run), k.alive_runs()]
+    assert steps.relay.call("clean_run", names, [run, k.obj(""), 2, 0]) == [b"MORE"]
+    assert sum(steps.relay.redis.exists(k.obj(digest)) for digest in blobs) == 1
+    assert steps.relay.call("clean_run", names, [run, k.obj(""), 2, 0]) == [b"DONE"]
