@@ -127,7 +127,7 @@ def caught_by(relay: Relay) -> str | None:
     return None
 
 
-@pytest.mark.slow
+@pytest.mark.mutations
 @pytest.mark.one_server
 @pytest.mark.parametrize("mutation", MUTATIONS, ids=lambda m: m.name)
 def test_a_step_without_one_of_its_checks_is_noticed(mutation: Mutation, mutate, server: RealServer) -> None:  # type: ignore[no-untyped-def]
