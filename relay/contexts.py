@@ -48,11 +48,6 @@ def node_context(relay: Relay, node: str, run: int) -> ContextVersion | None:
     return _newest(relay, relay.keys.node_ctx(node, run))
 
 
-def run_context(relay: Relay, run: int) -> ContextVersion | None:
-    """The newest checkpoint of the run's ServerApp, or None before the first."""
-    return _newest(relay, relay.keys.run_ctx(run))
-
-
 def _newest(relay: Relay, key: str) -> ContextVersion | None:
     with relay.errors():
         found: Any = relay.redis.xrevrange(key, count=1)

@@ -8,7 +8,7 @@ is never written again, so that one broadcast to N nodes stores an array once an
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from fedq.relay.connection import Relay
@@ -202,10 +202,3 @@ def _place(whole: bytearray, at: int, part: bytes | None, digest: str) -> int:
         raise ObjectCorrupt(f"the array {digest[:12]}… on the server is longer than it says")
     whole[at : at + len(part)] = part
     return at + len(part)
-
-
-def iter_chunks(data: Buffer) -> Iterator[memoryview]:
-    """``data`` in pieces of CHUNK bytes, without copying."""
-    view = memoryview(data).cast("B")
-    for start in range(0, len(view), CHUNK):
-        yield view[start : start + CHUNK]
