@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import importlib
 from dataclasses import dataclass
+from typing import Any
 
 import click
 
 from fedq.cli.options import debug_option, show_version
+from fedq.cli.problem import NobodyReads
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +50,18 @@ class LazyGroup(click.Group):
         command = getattr(importlib.import_module(f"fedq.cli.{entry.module}"), entry.module)
         assert isinstance(command, click.Command)
         return command
+
+    def make_context(self, *args: Any, **kwargs: Any) -> click.Context:
+        try:
+            return super().make_context(*args, **kwargs)
+        except BrokenPipeError as error:
+            raise NobodyReads from error
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except BrokenPipeError as error:
+            raise NobodyReads from error
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):

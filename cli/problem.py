@@ -21,6 +21,10 @@ class Problem(click.ClickException):
     """Something that the user can act on. ``message`` says what happened and what to do. Exit code 1."""
 
 
+class NobodyReads(Exception):
+    """stdout is a pipe whose reader has gone. Not an OSError: click would end the process with 1 for that one."""
+
+
 def debugging() -> bool:
     """True after ``--debug`` or with FEDQ_DEBUG set to anything but 0."""
     return _Debug.on or os.environ.get("FEDQ_DEBUG", "0").lower() not in ("", "0", "false", "no")
@@ -51,13 +55,8 @@ def run_command(command: click.Command, args: Sequence[str] | None = None) -> in
         return _complain(error.format_message(), error.exit_code, error)
     except (KeyboardInterrupt, click.Abort) as error:
         return _complain("interrupted", INTERRUPTED, error)
-    except BrokenPipeError:
+    except (BrokenPipeError, NobodyReads):
         return _nobody_reads()
-    except SystemExit as error:
-        # click's way out when a pipe breaks.
-        if isinstance(error.__context__, BrokenPipeError):
-            return _nobody_reads()
-        raise
     except Exception as error:
         return _complain(_line_of(error), 1, error)
     return result if isinstance(result, int) else 0
