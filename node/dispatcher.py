@@ -24,6 +24,7 @@ from fedq.relay.connection import Relay
 from fedq.relay.errors import RelayAuthError, RelayFull, RelayUnavailable
 from fedq.relay.host import worker_known_dead
 from fedq.relay.messages import text
+from fedq.relay.pauses import Pauses
 from fedq.relay.runs import OPEN
 
 logger = logging.getLogger(__name__)
@@ -114,7 +115,7 @@ class Dispatcher:
         At the end the node is offline and the role is free, if the server can still be told.
         """
         reader: InboxReader | None = None
-        pause = 0.1
+        pauses = Pauses()
         said = ""
         try:
             while not self._stopping:
@@ -135,15 +136,14 @@ class Dispatcher:
                         if said:
                             logger.info("node %s: connected again", self.node)
                             said = ""
-                    pause = 0.1
+                    pauses.reset()
                     self._serve_once()
                 except FedqError as error:
                     self._synced = False
                     if str(error) != said:
                         said = str(error)
                         logger.warning("node %s: %s; trying again", self.node, error)
-                    self._pause(pause)
-                    pause = min(2.0, pause * 2)
+                    self._pause(pauses.next())
         finally:
             if reader is not None:
                 reader.stop()
@@ -153,8 +153,8 @@ class Dispatcher:
         """Wait for something to happen, or to be due, and act on it."""
         due = min(self._beat_at + self.settings.heartbeat, self._reconcile_at)
         if self._backlog.runs:
-            pauses = [f.not_before for run, f in self._facts.items() if run not in self._inflight]
-            due = min([due, *(p for p in pauses if p > self._clock())])
+            waiting = [f.not_before for run, f in self._facts.items() if run not in self._inflight]
+            due = min([due, *(p for p in waiting if p > self._clock())])
         look, reconcile = False, False
         wakes: list[str] = []
         for event in self._gather(max(0.0, due - self._clock())):

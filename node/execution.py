@@ -39,6 +39,7 @@ from fedq.relay.errors import (
 )
 from fedq.relay.jobs import Outcome, app_finished, app_started
 from fedq.relay.messages import Answered, Instruction, Reason
+from fedq.relay.pauses import Pauses
 from fedq.relay.runs import AppInfo
 
 logger = logging.getLogger(__name__)
@@ -283,7 +284,7 @@ class Execution:
         """Upload and commit until the server says what became of it. One or two words."""
         e = self.errand
         blobs = dict(reply.blobs or {})
-        rounds = 0
+        pauses = Pauses()
 
         def attempt() -> claims.Committed:
             if blobs:
@@ -316,13 +317,12 @@ class Execution:
             if committed.outcome is not Commit.MISSING:
                 return str(committed.outcome.value).lower()
             # What we uploaded has expired or was lost in a failover; what the request brought was lost with it.
-            rounds += 1
             blobs.update({d: memoryview(self._fetched[d]) for d in committed.missing if d in self._fetched})
-            self._wait(min(2.0, 0.05 * 2**rounds))
+            self._wait(pauses.next())
 
     def _insist(self, action: Callable[[], T]) -> T:
         """``action``, again with growing pauses while the server is away, full or read-only, until the deadline."""
-        pause, said = 0.05, ""
+        pauses, said = Pauses(), ""
         while True:
             try:
                 return action()
@@ -335,8 +335,7 @@ class Execution:
                     logger.warning(
                         "run %d, message %s: %s; trying again", self.errand.run, self.errand.message[:8], error
                     )
-                self._wait(pause)
-                pause = min(2.0, pause * 2)
+                self._wait(pauses.next())
 
     def _outcome(self, status: str, reply: Reply, claimed: Claimed, seconds: float) -> Outcome:
         e = self.errand

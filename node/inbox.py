@@ -19,6 +19,7 @@ from fedq.relay.connection import Relay
 from fedq.relay.errors import RelayError, RelayUnavailable
 from fedq.relay.keys import GROUP
 from fedq.relay.messages import Instruction, parse_entry, text
+from fedq.relay.pauses import Pauses
 
 logger = logging.getLogger(__name__)
 
@@ -112,7 +113,7 @@ class InboxReader(threading.Thread):
 
     def run(self) -> None:
         inbox = self._relay.keys.inbox(self._node)
-        pause = 0.05
+        pauses = Pauses()
         while not self._ended.is_set():
             try:
                 raw: Any = self._read(inbox)
@@ -120,10 +121,7 @@ class InboxReader(threading.Thread):
                 if self._ended.is_set():
                     return
                 self._tell(Lost(str(error)))
-                if not isinstance(error, RelayUnavailable):
-                    pause = max(pause, 1.0)
-                self._ended.wait(pause)
-                pause = min(2.0, pause * 2)
+                self._ended.wait(pauses.next() if isinstance(error, RelayUnavailable) else 1.0)
                 continue
             except Exception as error:  # without a reader the node would be deaf
                 if not self._ended.is_set():
@@ -131,7 +129,7 @@ class InboxReader(threading.Thread):
                     self._tell(Lost(repr(error)))
                     self._ended.wait(1.0)
                 continue
-            pause = 0.05
+            pauses = Pauses()
             if raw and not self._ended.is_set():
                 self._tell(sort_out(raw[0][1]))
         self._relay.close()

@@ -18,6 +18,7 @@ from fedq.relay.connection import Relay
 from fedq.relay.errors import RelayFull, RelayReadOnly, RelayUnavailable, RevisionLost, RunOver, RunStopped
 from fedq.relay.journal import fenced, over
 from fedq.relay.messages import text
+from fedq.relay.pauses import Pauses
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -54,7 +55,7 @@ class Attempt:
 
     def do(self, action: Callable[[], T], *, drains: bool = False) -> T:
         """``action``, as often as it takes while the server is away (or, for what ``drains``, full)."""
-        pause = 0.05
+        pauses = Pauses()
         give_up = time.monotonic() + PATIENCE
         said = False
         while True:
@@ -72,11 +73,10 @@ class Attempt:
                 if isinstance(error, RelayFull) and (not drains or time.monotonic() >= give_up):
                     raise
                 reason = error  # type: ignore[assignment]
-            if pause > 0.05 and not said:
+            if pauses.begun and not said:
                 said = True
                 log.warning("%s; waiting for it", reason)
-            time.sleep(pause)
-            pause = min(2.0, pause * 2)
+            time.sleep(pauses.next())
 
     def make_sure(self) -> None:
         """Raise Fenced, RunOver or RevisionLost if this attempt is over."""

@@ -38,6 +38,7 @@ from fedq.relay.errors import (
     RelayUnavailable,
 )
 from fedq.relay.keys import Keys
+from fedq.relay.pauses import Pauses
 
 T = TypeVar("T")
 
@@ -242,21 +243,19 @@ def patiently(
     *,
     on_wait: Callable[[FedqError, float], None],
     stop: Callable[[], bool] = lambda: False,
-    first: float = 0.1,
-    most: float = 2.0,
     wait: Callable[[float], None] = time.sleep,
 ) -> T:
     """Call ``attempt`` until the server is there, with a growing pause; ``on_wait`` hears of each.
 
     Only :class:`RelayUnavailable` is waited for; every other error, and an outage while ``stop()``, passes through.
     """
-    pause = first
+    pauses = Pauses()
     while True:
         try:
             return attempt()
         except RelayUnavailable as error:
             if stop():
                 raise
+            pause = pauses.next()
             on_wait(error, pause)
             wait(pause)
-            pause = min(most, pause * 2)

@@ -14,6 +14,7 @@ from fedq.relay import runs
 from fedq.relay.connection import Relay
 from fedq.relay.errors import RelayUnavailable
 from fedq.relay.messages import text
+from fedq.relay.pauses import Pauses
 from fedq.relay.runs import ENDED, MAX_EVENTS
 
 log = logging.getLogger(__name__)
@@ -133,22 +134,22 @@ def follow(
     follower = Follower(relay, run, logs=logs, after=after)
     found = _everything(follower)
     yield from sorted(found, key=lambda event: event.time)
-    pause = 0.1
+    pauses = Pauses()
     while wait and not follower.over:
         left = _BLOCK if deadline is None else deadline - monotonic()
         if left <= 0:
             return
         try:
             found = follower.read(min(_BLOCK, left))
-            pause = 0.1
+            pauses.reset()
             if not found and runs.run_info(relay, run).over and not follower.over:
                 # The last events were read before this call, or are trimmed; nothing more will come.
                 found = _everything(follower)
                 follower.over = True
         except RelayUnavailable as error:
             log.warning("run %d: %s; waiting for it", run, error)
+            pause = pauses.next()
             sleep(pause if deadline is None else max(0.0, min(pause, deadline - monotonic())))
-            pause = min(2.0, pause * 2)
             continue
         yield from found
     if follower.over:

@@ -28,6 +28,7 @@ from fedq.relay.host import worker_known_dead
 from fedq.relay.jobs import FedqQueue, enqueue, fetch
 from fedq.relay.keys import SERVERAPP_QUEUE
 from fedq.relay.messages import Reason, text
+from fedq.relay.pauses import Pauses
 from fedq.relay.runs import RunInfo
 from fedq.relay.serverapps import describe, job_id
 from fedq.relay.superlink import prune
@@ -93,19 +94,18 @@ class Housekeeper:
 
     def run(self) -> None:
         """Work until told to stop."""
-        pause = 0.1
+        pauses = Pauses()
         while not self._stop.is_set():
             try:
                 wait = self.turn()
-                pause = 0.1
+                pauses.reset()
                 if not self._stop.is_set():
                     self._block(wait)
             except RelayError as error:
-                if self._connected or pause == 0.1:
+                if self._connected or not pauses.begun:
                     log.warning("housekeeping: %s; waiting", error)
                 self._lost(isinstance(error, RelayUnavailable))
-                self._stop.wait(pause)
-                pause = min(2.0, pause * 2)
+                self._stop.wait(pauses.next())
         self._leave()
 
     def stop(self, *_: object) -> None:

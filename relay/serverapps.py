@@ -34,6 +34,7 @@ from fedq.relay.host import process_name
 from fedq.relay.jobs import Assignment, Cause, CauseKind, FedqJob, ForeignJob, Outcome, Verdict, Work, app_started
 from fedq.relay.logs import LogShipper, captured
 from fedq.relay.messages import text
+from fedq.relay.pauses import Pauses
 from fedq.relay.runs import RunClaim, RunInfo, Step
 from fedq.relay.superlink import encode_result
 
@@ -301,7 +302,7 @@ class _Attempt:
 def _insist(action: Any) -> Any:
     """``action``, as often as it takes while the server is away or full."""
     give_up = time.monotonic() + PATIENCE
-    pause = 0.1
+    pauses = Pauses()
     while True:
         try:
             return patiently(action, on_wait=lambda error, _: log.warning("%s; waiting for it", error))
@@ -309,8 +310,7 @@ def _insist(action: Any) -> Any:
             if time.monotonic() >= give_up:
                 raise
             log.warning("%s; trying again", error)
-            time.sleep(pause)
-            pause = min(2.0, pause * 2)
+            time.sleep(pauses.next())
 
 
 def _line(words: str, level: str) -> dict[str, Any]:

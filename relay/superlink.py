@@ -27,6 +27,7 @@ from fedq.relay.connection import Relay
 from fedq.relay.errors import RelayUnavailable, RunFailed, RunNotFound, RunStopped, RunTimeout
 from fedq.relay.events import Event, follow
 from fedq.relay.nodes import NodeState
+from fedq.relay.pauses import Pauses
 from fedq.relay.project import check_app, flat_config, load_reference, merged_config, read_project
 from fedq.relay.runs import RunInfo, RunSpec
 
@@ -232,7 +233,7 @@ class Run:
         deadline = None if timeout is None else monotonic() + timeout
         with self._relay.errors():
             newest: Any = self._relay.redis.xrevrange(self._relay.keys.events(self.run_id), count=1)
-        last, pause = newest[0][0].decode() if newest else "0", 0.1
+        last, pauses = newest[0][0].decode() if newest else "0", Pauses()
         info = self.info()
         while not info.over:
             left = 5.0 if deadline is None else deadline - monotonic()
@@ -246,11 +247,11 @@ class Run:
                 for event in runs.read_events(self._relay, self.run_id, last, block=min(5.0, left)):
                     last = event.id
                 info = self.info()
-                pause = 0.1
+                pauses.reset()
             except RelayUnavailable as error:
                 log.warning("run %d: %s; waiting for it", self.run_id, error)
+                pause = pauses.next()
                 sleep(pause if deadline is None else max(0.0, min(pause, left)))
-                pause = min(2.0, pause * 2)
         return info
 
     def _why_pending(self, info: RunInfo) -> str:

@@ -28,9 +28,6 @@ class Timing:
     """That a process may take to end after it has committed."""
     alive: float = 1.0
     """Between questions whether a kept process is still of use."""
-    backoff_first: float = 0.1
-    backoff_most: float = 2.0
-    """Pauses between attempts to reach the server."""
 
 
 class Kill(StrEnum):

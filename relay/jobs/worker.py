@@ -38,6 +38,7 @@ from fedq.relay.jobs.records import Records
 from fedq.relay.jobs.supervisor import ChildContext
 from fedq.relay.jobs.watch import Ended, Timing, Watch
 from fedq.relay.jobs.work import Assignment, Cause, CauseKind, Isolation, Work
+from fedq.relay.pauses import Pauses
 
 __all__ = ["AppWorker", "worker_name"]
 
@@ -71,10 +72,10 @@ class AppWorker(Worker):
             outlive this one for a moment to speak for it.
 
     :meth:`work` returns after SIGTERM or SIGINT. Losing the server ends nothing: the worker waits, with pauses of at
-    most :attr:`Timing.backoff_most` seconds.
+    most a second.
     """
 
-    max_connection_wait_time = 2.0
+    max_connection_wait_time = 1.0
 
     def __init__(
         self,
@@ -140,15 +141,15 @@ class AppWorker(Worker):
         gc.collect()
         gc.freeze()
         done = 0
-        pause = self.timing.backoff_first
+        pauses = Pauses()
         log.info("worker %s is ready (%s)", self.name, type(self.executor).__name__)
         try:
             while not self.stopping:
                 try:
                     done += self._once()
-                    pause = self.timing.backoff_first
+                    pauses.reset()
                 except (RedisError, RelayUnavailable, OSError) as error:
-                    pause = self._wait_for_server(error, pause)
+                    self._wait_for_server(error, pauses)
         finally:
             self._leave()
         return bool(done)
@@ -296,7 +297,7 @@ class AppWorker(Worker):
 
     def _insist(self, action: Callable[[], T]) -> T | None:
         """``action``, again and again while the server is away; None if the worker has to stop meanwhile."""
-        pause = self.timing.backoff_first
+        pauses = Pauses()
         while True:
             try:
                 return action()
@@ -304,18 +305,17 @@ class AppWorker(Worker):
                 if self.stop_at is not None and time.monotonic() >= self.stop_at:
                     log.warning("gave up waiting for the server: %s", error)
                     return None
-                pause = self._wait_for_server(error, pause)
+                self._wait_for_server(error, pauses)
 
-    def _wait_for_server(self, error: Exception, pause: float) -> float:
-        """Pause before the next attempt; the pause after that."""
-        if pause == self.timing.backoff_first:
+    def _wait_for_server(self, error: Exception, pauses: Pauses) -> None:
+        """Pause before the next attempt."""
+        if not pauses.begun:
             log.warning("worker %s waits for the server: %s", self.name, error)
         self._dequeue.abandon()
         self.commands.close()
         self.connection.connection_pool.disconnect()
         self._born = False  # it may have forgotten us
-        self._sleep(pause)
-        return min(self.timing.backoff_most, pause * 2)
+        self._sleep(pauses.next())
 
     def _sleep(self, seconds: float) -> None:
         deadline = time.monotonic() + seconds
