@@ -33,4 +33,6 @@ def require_finished(run: Run) -> None:
         return
     reason = f": {info.reason.rstrip('.')}" if info.reason else ""
     more = f"; fedq log {run.run_id} tells more" if info.status == "failed" else ""
+    if info.resumable:
+        more += f", fedq run --resume {run.run_id} goes on from checkpoint {info.checkpoint}"
     raise Problem(f"run {run.run_id} {'was stopped' if info.status == 'stopped' else info.status}{reason}{more}")

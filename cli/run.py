@@ -15,8 +15,9 @@ from fedq.cli.values import parse_labels, parse_pairs
 
 
 @click.command()
-@click.argument("app")
+@click.argument("app", required=False)
 @click.argument("client_app", required=False)
+@click.option("--resume", type=int, metavar="RUN", help="Instead of an APP: go on with a failed run.")
 @click.option(
     "--config",
     "-c",
@@ -47,8 +48,9 @@ from fedq.cli.values import parse_labels, parse_pairs
 @json_option
 @debug_option
 def run(
-    app: str,
+    app: str | None,
     client_app: str | None,
+    resume: int | None,
     config: tuple[str, ...],
     labels: tuple[str, ...],
     name: str | None,
@@ -62,7 +64,14 @@ def run(
 
     APP is a project directory with [tool.fedq.app] in its pyproject.toml, or two words: the ServerApp and the ClientApp
     as module:object. With --follow the exit code is 0 only if the run has finished.
+
+    --resume RUN lets a run that failed go on from its last checkpoint, as long as its superlink keeps what that needs.
     """
+    chosen = {key: value for key, value in limits.items() if value is not None}
+    if (app is None) == (resume is None):
+        raise click.UsageError("name an APP, or a run with --resume")
+    if resume is not None and (config or labels or name or chosen):
+        raise click.UsageError("a run is resumed as it was submitted; leave out everything but --follow and --timeout")
     if timeout is not None and not follow:
         raise click.UsageError("--timeout needs --follow")
     overrides = parse_pairs(config, "--config")
@@ -76,20 +85,25 @@ def run(
     with relay(redis_url) as handle:
         require_keeping(handle)
     with SuperLink.connect(redis_url) as link:
-        chosen = {key: value for key, value in limits.items() if value is not None}
-        submitted = link.submit(app, client_app, config=overrides, nodes=selector, name=name, **chosen)
+        if app is None:
+            assert resume is not None
+            submitted, verb = link.run(resume), "is resumed"
+            submitted.resume()
+        else:
+            submitted = link.submit(app, client_app, config=overrides, nodes=selector, name=name, **chosen)
+            verb = "is submitted"
         number = submitted.run_id
         if not follow:
             if as_json:
                 print_json({"run_id": number, "status": submitted.info().status})
             else:
-                click.echo(f"run {number} is submitted; follow it with fedq log -f {number}")
+                click.echo(f"run {number} {verb}; follow it with fedq log -f {number}")
             return
         stream = sys.stderr if as_json else sys.stdout
         view: View = Silent() if as_json else view_for(f"run {number}", stream=stream)
         try:
             with view:
-                view.say(f"run {number} is submitted")
+                view.say(f"run {number} {verb}")
                 follow_run(submitted, view, timeout=timeout)
         except KeyboardInterrupt:
             click.echo(f"run {number} goes on; stop it with fedq stop {number}", err=True)

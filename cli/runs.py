@@ -30,6 +30,7 @@ def describe(info: RunInfo, now: float) -> dict[str, Any]:
         "seconds": _seconds(info, now),
         "attempt": info.attempt,
         "checkpoint": info.checkpoint,
+        "resumable": info.resumable,
         "nodes": dict(info.selector),
         "durability": info.durability,
     }

@@ -21,6 +21,13 @@ from fedq.cli.options import Duration, debug_option, grace_option, log_format_op
 @click.option(
     "--retention", type=Duration(), default="7d", show_default=True, help="How long ended runs are kept: 12h, 7d."
 )
+@click.option(
+    "--keep-failed",
+    type=Duration(),
+    default="1d",
+    show_default=True,
+    help="How long a failed run keeps what fedq run --resume needs.",
+)
 @click.option("--cache-dir", type=click.Path(path_type=Path, file_okay=False), help="For apps that run here.")
 @grace_option
 @log_format_option
@@ -30,6 +37,7 @@ def superlink(
     slots: int,
     embedded_dir: Path | None,
     retention: float,
+    keep_failed: float,
     cache_dir: Path | None,
     grace: float,
     log_format: str,
@@ -45,5 +53,6 @@ def superlink(
         embedded_dir=embedded_dir,
         log_format=log_format,
         retention=retention,
+        keep_failed=keep_failed,
         cache_dir=cache_dir,
     )

@@ -88,6 +88,8 @@ class Dispatcher:
         self._untried: set[str] = set()
         """Messages that have just come, so that nobody has tried them. Were that wrong, a job would be made in vain."""
         self._facts: dict[int, RunFacts] = {}
+        self._ended: set[int] = set()
+        """Runs that are over and still have something in the inbox."""
         self._turns = 0
         self._synced = False
         self._online = False
@@ -298,10 +300,27 @@ class Dispatcher:
             self._reconcile_at = self._clock() + RECONCILE
             self._backlog.read_anew()
             self._refresh()
+        self._find_resumed()
         self._facts = {run: f for run, f in self._facts.items() if run in set(self._backlog.runs)}
         self._untried = {message for message in self._untried if message in self._backlog}
         if self._backlog.runs:
             self._verify(everything=True)
+
+    def _find_resumed(self) -> None:
+        """A run that failed goes on: what waits for it is still in the inbox."""
+        if not self._ended:
+            return
+        ended = sorted(self._ended)
+        with self.relay.errors(), self.relay.redis.pipeline(transaction=False) as pipe:
+            for run in ended:
+                pipe.hget(self.relay.keys.run(run), "status")
+                pipe.exists(self.relay.keys.order(self.node, run))
+            found = pipe.execute()
+        resumed = {run for run, status in zip(ended, found[::2], strict=True) if text(status or b"") in OPEN}
+        cleaned = {run for run, waits in zip(ended, found[1::2], strict=True) if not waits}
+        self._ended -= resumed | cleaned
+        if resumed - cleaned:
+            self._backlog.read_anew()
 
     def _verify(self, *, everything: bool = False) -> None:
         """Look whether each dispatched message is still being taken care of.
@@ -386,7 +405,8 @@ class Dispatcher:
             found = pipe.execute()
         for run, (status, limit) in zip(runs, found, strict=True):
             if drop_ended and (status is None or text(status) not in OPEN):
-                # Its clean-up will empty the inbox; until then there is nothing to do for it.
+                # Its clean-up will empty the inbox; until then, or until it is resumed, there is nothing to do for it.
+                self._ended.add(run)
                 self._backlog.drop_run(run)
                 self._inflight.pop(run, None)
                 self._facts.pop(run, None)

@@ -92,7 +92,8 @@ class Follower:
                 event = self._event(text(entry), fields, own)
                 if event is not None:
                     found.append(event)
-                    self.over |= event.final
+                    if event.kind == "status":
+                        self.over = event.final  # a run that failed may have been resumed
         found.sort(key=lambda event: event.time)
         return found
 

@@ -47,6 +47,8 @@ PRUNE_EVERY = 300.0
 """Seconds between two looks for runs that were kept long enough."""
 JOB_PATIENCE = 15.0
 """Seconds that a job may be nowhere (neither queued nor holding its run) before another one is made."""
+KEEP_FAILED = 24 * 3600.0
+"""Seconds that a failed run keeps its checkpoint, Contexts and messages, so that it can be resumed."""
 RETENTION = 7 * 24 * 3600.0
 """Seconds that status, config, result and events of an ended run are kept."""
 
@@ -69,12 +71,14 @@ class Housekeeper:
         relay: a handle of its own.
         slots: how many ServerApps the SuperLink of this process can run.
         retention: seconds that ended runs are kept.
+        keep_failed: seconds that a failed run can be resumed.
         clock: seconds that never go back.
     """
 
     relay: Relay
     slots: int = 0
     retention: float = RETENTION
+    keep_failed: float = KEEP_FAILED
     clock: Callable[[], float] = time.monotonic
     name: str = field(default_factory=lambda: f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(3)}")
     held: bool = False
@@ -182,7 +186,9 @@ class Housekeeper:
             except RunNotFound:
                 runs.clean_run(self.relay, run, everything=True)
                 continue
-            if info.over:
+            if info.resumable and now < info.ended + self.keep_failed:
+                wait = min(wait, info.ended + self.keep_failed - now)
+            elif info.over:
                 self._clean(info)
             else:
                 open_runs.append(info)
@@ -262,7 +268,6 @@ class Housekeeper:
             f"(max_attempts); the last time: {why}"
         )
         runs.finish(self.relay, info.run_id, "", "failed", reason=reason)
-        self._clean(runs.run_info(self.relay, info.run_id))
 
     def _slots(self, now: float) -> int:
         """Slots of the SuperLinks that are there. Forgets those that are not."""

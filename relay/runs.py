@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import secrets
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
@@ -41,6 +42,8 @@ class Step(Enum):
     STALE = "STALE"
     MISSING = "MISSING"
     SEEN = "SEEN"
+    CLEANED = "CLEANED"
+    ALIVE = "ALIVE"
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,6 +129,12 @@ class RunInfo:
     def over(self) -> bool:
         """Whether the run has ended."""
         return self.status not in OPEN
+
+    @property
+    def resumable(self) -> bool:
+        """Whether :func:`resume_run` can go on with it: it failed, and what it left to go on from is still there."""
+        left = self.checkpoint > 0 or self.durability == "replay"
+        return self.status == "failed" and left and "cleaned" not in self.fields
 
 
 @dataclass(frozen=True, slots=True)
@@ -360,6 +369,20 @@ def stop_run(relay: Relay, run: int, reason: str = "stopped by a user") -> bool:
     run_info(relay, run)
     outcome = finish(relay, run, "", "stopped", reason=reason)
     return outcome is Step.OK
+
+
+def resume_run(relay: Relay, run: int, token: str = "") -> Step:
+    """Let a failed run go on from its last checkpoint, its attempts counted anew. The same ``token``: the same answer.
+
+    OK, ALIVE (it is not over), OVER (it finished or was stopped), or CLEANED (what it would need is gone, or going).
+    """
+    keys = relay.keys
+    reply = relay.call(
+        "resume_run",
+        [keys.run(run), keys.events(run), keys.wake()],
+        [run, token or secrets.token_hex(8), json.dumps({"status": "pending", "reason": "resumed"})],
+    )
+    return Step(text(reply[0]))
 
 
 def set_detail(relay: Relay, run: int, detail: str) -> None:

@@ -18,7 +18,7 @@ from fedq.relay import scripts
 from fedq.relay.connection import Relay, ServerInfo, patiently, resolve_url, without_password
 from fedq.relay.embedded import EmbeddedServer
 from fedq.relay.errors import RelayMisconfigured
-from fedq.relay.housekeeping import RETENTION, Housekeeper
+from fedq.relay.housekeeping import KEEP_FAILED, RETENTION, Housekeeper
 from fedq.relay.jobs import AppWorker, ChildContext, ChildSpec, Supervisor
 from fedq.relay.jobs.signals import StopSignal
 from fedq.relay.keys import SERVERAPP_QUEUE
@@ -46,6 +46,7 @@ def run_superlink(
     embedded_dir: str | os.PathLike[str] | None = None,
     log_format: str = "text",
     retention: float = RETENTION,
+    keep_failed: float = KEEP_FAILED,
     cache_dir: str | os.PathLike[str] | None = None,
     threads: int | None = 1,
 ) -> int:
@@ -60,6 +61,7 @@ def run_superlink(
         embedded_dir: start a private server with its data there, and write its address to ``url`` in it.
         log_format: ``text`` or ``json``.
         retention: seconds that ended runs are kept.
+        keep_failed: seconds that a failed run can be resumed from its last checkpoint.
         threads: threads of the numerical libraries in each slot, unless the environment says otherwise; None: leave
             them alone.
         cache_dir: where project directories are extracted; by default in the user's cache folder.
@@ -91,7 +93,8 @@ def run_superlink(
         folder = Path(cache_dir) if cache_dir is not None else _cache_folder()
         settings = Settings(address, folder)
         workers = [ChildSpec(f"serverapp-{n}", partial(_work, settings, n, grace)) for n in range(slots)]
-        housekeeping = ChildSpec("housekeeping", partial(_keep_house, address, slots, retention), last=True)
+        keep_house = partial(_keep_house, address, slots, retention, keep_failed)
+        housekeeping = ChildSpec("housekeeping", keep_house, last=True)
         supervisor = Supervisor([housekeeping, *workers], grace=grace + KILL_MARGIN, told=told)
         status = supervisor.run()
         if supervisor.failure:
@@ -137,9 +140,9 @@ def _cache_folder() -> Path:
 # -- the processes -----------------------------------------------------------------------------------------------------
 
 
-def _keep_house(address: str, slots: int, retention: float, context: ChildContext) -> None:
+def _keep_house(address: str, slots: int, retention: float, keep_failed: float, context: ChildContext) -> None:
     with Relay(address, client_name="fedq-housekeeping", retries=0) as relay:
-        housekeeper = Housekeeper(relay, slots=slots, retention=retention)
+        housekeeper = Housekeeper(relay, slots=slots, retention=retention, keep_failed=keep_failed)
         signal.signal(signal.SIGTERM, housekeeper.stop)
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         housekeeper.run()

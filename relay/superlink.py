@@ -29,7 +29,7 @@ from fedq.relay.events import Event, follow
 from fedq.relay.nodes import NodeState
 from fedq.relay.pauses import Pauses
 from fedq.relay.project import check_app, flat_config, load_reference, merged_config, read_project
-from fedq.relay.runs import RunInfo, RunSpec
+from fedq.relay.runs import RunInfo, RunSpec, Step
 
 log = logging.getLogger(__name__)
 
@@ -210,6 +210,29 @@ class Run:
         """The config it was submitted with."""
         raw = self.info().config
         return decode_user_config(raw) if raw else {}
+
+    def resume(self) -> None:
+        """Let a failed run go on from its last checkpoint, with its attempts counted anew.
+
+        Nothing that was answered is run again: the same messages, Contexts and journal are there as for an attempt that
+        a SuperLink starts by itself. They are kept for a day after the failure (``fedq superlink --keep-failed``).
+
+        Raises AppError, and changes nothing, if the run is not over, has not failed, or left nothing to go on from.
+        """
+        info = self.info()
+        outcome = runs.resume_run(self._relay, self.run_id) if info.resumable or not info.over else Step.CLEANED
+        if outcome is Step.OK:
+            return
+        why = {
+            "pending": f"is {info.detail or 'pending'}; a SuperLink starts it as soon as it can",
+            "running": "is running; a ServerApp that dies is started again without being told",
+            "finished": "has finished; there is nothing to go on with",
+            "stopped": "was stopped, and what it had is gone; submit it again",
+            "failed": "has saved no checkpoint to go on from; submit it again"
+            if info.checkpoint == 0 and info.durability != "replay"
+            else "failed too long ago; what it needs to go on is gone; submit it again",
+        }
+        raise AppError(f"run {self.run_id} {why.get(info.status, info.status)}", run_id=self.run_id)
 
     def events(
         self, *, logs: bool = False, follow: bool = True, timeout: float | None = None, after: str = "0"

@@ -2,8 +2,9 @@
 -- KEYS  1 run  2 inbox  3 claims  4 order  5 replies  6 ctx  7 objs  8 log  9 events
 -- ARGV  1 run id  2 base of the node's keys  3 group  4 alive key  5 most messages a call  6 most events to keep
 -- Log lines move to the run's events, each once, so that they are kept as long as the run is.
--- Never while the run lives. Answers DONE | MORE | ALIVE
+-- Never while the run lives; from the first call on it cannot be resumed. Answers DONE | MORE | ALIVE
 if alive(KEYS[1]) then return {'ALIVE'} end
+if redis.call('EXISTS', KEYS[1]) == 1 then redis.call('HSET', KEYS[1], 'cleaned', '1') end
 local inbox, claims, order, replies, ctx, objs = KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6], KEYS[7]
 local most, seen = tonumber(ARGV[5]), 0
 -- Unanswered entries: only those of the run. Entries carry their run, so the inbox is read once, in order.

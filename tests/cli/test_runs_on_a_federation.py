@@ -85,6 +85,48 @@ def test_a_run_that_fails_says_so_in_json_too(fedq: Call, tmp_path: Path) -> Non
     fedq("pull", number).fails(1, "failed", "no luck", f"fedq log {number}")
 
 
+GIVES_UP = """
+from pathlib import Path
+
+from fedq.apps import ArrayRecord, ServerApp
+from fedq.apps.strategy import FedAvg
+import numpy as np
+
+app = ServerApp()
+
+
+@app.main()
+def main(grid, context):
+    def evaluate(number, arrays):
+        if number == 2 and not Path(context.run_config["disk"]).exists():
+            raise OSError("the disk is not there")
+
+    strategy = FedAvg(fraction_evaluate=0.0)
+    strategy.start(grid, ArrayRecord([np.zeros(2)]), num_rounds=3, evaluate_fn=evaluate)
+"""
+
+
+def test_a_run_that_failed_goes_on_when_what_it_lacked_is_there(fedq: Call, tmp_path: Path) -> None:
+    disk = tmp_path / "disk"
+    project = write_project(tmp_path, server=GIVES_UP, client=SLOW, config=f'pause = 0.0\ndisk = "{disk}"')
+    said = fedq("run", project, "--follow", "--json")
+    said.fails(1, "the disk is not there", "goes on from checkpoint")
+    number = said.json["run_id"]
+    assert next(run for run in fedq("runs", "--json").json if run["run_id"] == number)["resumable"]
+    disk.mkdir()
+    resumed = fedq("run", "--resume", number, "--follow").succeeds()
+    assert resumed.out.splitlines()[0] == f"run {number} is resumed"
+    assert any(line.startswith("round 3/3") for line in resumed.out.splitlines())
+    fedq("run", "--resume", number).fails(1, f"run {number} has finished")
+    fedq("run", "--resume", 10**6).fails(1, "there is no run 1000000")
+
+
+def test_a_run_is_resumed_as_it_was_submitted(fedq: Call, project: Path) -> None:
+    fedq("run").fails(2, "name an APP, or a run with --resume")
+    fedq("run", project, "--resume", 1).fails(2, "name an APP, or a run with --resume")
+    fedq("run", "--resume", 1, "--config", "a=1").fails(2, "resumed as it was submitted")
+
+
 def test_two_modules_are_submitted_as_objects(fedq: Call, project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(str(project))
     words = [f"app_under_test.{name}_app:app" for name in ("server", "client")]

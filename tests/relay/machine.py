@@ -202,16 +202,26 @@ class Protocol(RuleBasedStateMachine):
             which.detail = True
             runs.set_detail(self.server, which.id, "waits")
 
-    @step(2, run=PICK, token=st.sampled_from(["now", "now", "s0", "s1", ""]), objs=DIGESTS, times=TWICE, sure=PICK)
-    def finish(self, run: int, token: str, objs: tuple[str, ...], times: int, sure: int) -> None:
+    @step(
+        2,
+        run=PICK, token=st.sampled_from(["now", "now", "s0", "s1", ""]), objs=DIGESTS, times=TWICE, sure=PICK,
+        well=st.booleans(),
+    )  # fmt: skip
+    def finish(self, run: int, token: str, objs: tuple[str, ...], times: int, sure: int, well: bool) -> None:
         if sure > 2:
             return  # Runs live long enough for something to happen.
         which = self.run_of(run)
         name = self.app_token(which, token) if token else ""
-        status = "finished" if name else "stopped"
+        status = ("finished" if well else "failed") if name else "stopped"
         for _ in range(times):
             outcome = runs.finish(self.server, which.id, name, status, result=(b"result", objs))
             assert outcome is self.world.finish(which, name, status, b"result", objs)
+
+    @step(2, run=PICK, token=st.sampled_from(["r0", "r1"]), times=TWICE)
+    def resume(self, run: int, token: str, times: int) -> None:
+        which = self.run_of(run)
+        for _ in range(times):
+            assert runs.resume_run(self.server, which.id, token) is self.world.resume(which, token)
 
     # -- the ServerApp ------------------------------------------------------------------------------------------------
 

@@ -169,6 +169,8 @@ class Run:
     nodes: set[str] = field(default_factory=set)
     objs: set[str] = field(default_factory=set)
     counted: bool = True
+    cleaned: bool = False
+    resumed_by: str | None = None
 
     @property
     def alive(self) -> bool:
@@ -281,6 +283,18 @@ class World:
             self.shared.persist(d)
         run.status, run.ended_by, run.result, run.lease, run.detail = status, token, (body, objs), None, False
         run.events.append(("status", status))
+        return Step.OK
+
+    def resume(self, run: Run, token: str) -> Step:
+        if run.alive:
+            return Step.OK if run.resumed_by == token else Step.ALIVE
+        if run.status != "failed":
+            return Step.OVER
+        if run.cleaned:
+            return Step.CLEANED
+        run.status, run.tries, run.resumed_by = "pending", 0, token
+        run.token = run.lease = run.owner = run.ended_by = run.result = None
+        run.events.append(("status", "pending"))
         return Step.OK
 
     # -- the ServerApp ------------------------------------------------------------------------------------------------
@@ -581,6 +595,7 @@ class World:
     def clean_node(self, run: Run, name: str, most: int) -> str:
         if run.alive:
             return "ALIVE"
+        run.cleaned = True
         node = self.nodes[name]
         if waiting := self.order(name, run.id)[:most]:
             for m in waiting:
@@ -624,6 +639,7 @@ class World:
         """The members that may go; the step takes ``most`` of them, in an order of its own."""
         if run.alive:
             return "ALIVE"
+        run.cleaned = True
         return {member for member in run.objs if everything or not member.startswith(f"{run.id}:result ")}
 
     def clean_members(self, run: Run, members: Iterable[str]) -> None:
@@ -714,6 +730,8 @@ class World:
             "notes": str(run.notes) if run.notes else None,
             "detail": "waits" if run.detail else None,
             "ended_by": run.ended_by,
+            "cleaned": "1" if run.cleaned else None,
+            "resumed_by": run.resumed_by,
             "result": run.result[0].decode() if run.result else None,
             "result_objs": " ".join(run.result[1]) if run.result else None,
         }

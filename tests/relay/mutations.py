@@ -176,6 +176,8 @@ MUTATIONS = [
     M("claim_run", "redis.call('HINCRBY', run, 'rev', 1)", "redis.call('HGET', run, 'rev')"),
     # -- clean_node ---
     M("clean_node", "if alive(KEYS[1]) then return {'ALIVE'} end"),
+    M("clean_node", "redis.call('HSET', KEYS[1], 'cleaned', '1')"),
+    M("clean_node", "redis.call('EXISTS', KEYS[1]) == 1", "true"),
     M("clean_node", "if id and of_run[id] then", "if id then"),
     M("clean_node", "redis.call('XACK', inbox, ARGV[3], e[1])"),
     M("clean_node", "redis.call('XDEL', inbox, e[1])"),
@@ -201,6 +203,8 @@ MUTATIONS = [
     M("clean_node", "redis.call('UNLINK', objs)"),
     # -- clean_run ---
     M("clean_run", "if alive(KEYS[1]) then return {'ALIVE'} end"),
+    M("clean_run", "redis.call('HSET', KEYS[1], 'cleaned', '1')"),
+    M("clean_run", "redis.call('EXISTS', KEYS[1]) == 1", "true"),
     M("clean_run", "pair[1] ~= kept or "),
     M("clean_run", " or ARGV[4] == '1'"),
     M("clean_run", "if done == tonumber(ARGV[3]) then return {'MORE'} end"),
@@ -311,6 +315,13 @@ MUTATIONS = [
     M("renew_run", "redis.call('HDEL', run, 'lease')"),
     M("renew_run", "if ARGV[3] ~= '1' then", "if true then"),
     M("renew_run", "if ARGV[3] ~= '1' then", "if false then"),
+    # -- resume_run ---
+    M("resume_run", "if redis.call('HGET', run, 'resumed_by') == ARGV[2] then return {'OK'} end"),
+    M("resume_run", "redis.call('HGET', run, 'resumed_by') == ARGV[2]", "true"),
+    M("resume_run", "if status ~= 'failed' then return {'OVER', status} end"),
+    M("resume_run", "if redis.call('HEXISTS', run, 'cleaned') == 1 then return {'CLEANED'} end"),
+    M("resume_run", ", 'token', 'lease', 'owner', 'detail'"),
+    M("resume_run", ", 'tries', '0'"),
     # -- submit ---
     M("submit", "if known then", "if false then"),
     M(

@@ -10,7 +10,7 @@ from tests.relay.model import FOREVER, FULL, SHORT, Rendered
 
 RUN_FIELDS = (
     *("status", "token", "lease", "owner", "attempt", "tries", "checkpoint", "rev", "seq", "event", "notes", "detail"),
-    *("ended_by", "result", "result_objs"),
+    *("ended_by", "result", "result_objs", "cleaned", "resumed_by"),
 )
 READERS = {
     "string": lambda pipe, key: pipe.get(key),

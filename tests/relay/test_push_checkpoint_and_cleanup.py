@@ -168,6 +168,56 @@ def test_a_run_ends_once(steps: Steps) -> None:
     assert not runs.stop_run(steps.relay, steps.run)
 
 
+def test_a_failed_run_goes_on_where_it_was_with_new_attempts(steps: Steps) -> None:
+    relay, run = steps.relay, steps.run
+    done, waiting = steps.pushed("a", call=0), steps.pushed("b", call=1)
+    steps.claim("a", done)
+    steps.commit("a", done, context=(b"ctx", ()))
+    assert runs.finish(relay, run, steps.token, "failed", reason="lost") is Step.OK
+    assert steps.claim("b", waiting).outcome is claims.Claim.STOPPED
+    assert runs.resume_run(relay, run, "once") is Step.OK
+    assert runs.resume_run(relay, run, "once") is Step.OK
+    assert runs.resume_run(relay, run) is Step.ALIVE
+    info = runs.run_info(relay, run)
+    assert (info.status, info.tries, info.reason, info.token, info.ended) == ("pending", 0, "", "", 0.0)
+    claim = runs.claim_run(relay, run, "next")
+    assert (claim.outcome, claim.attempt) == (Step.OK, 2)
+    assert steps.push("a", call=9).outcome is Push.FENCED
+    again = Steps(relay, token="next", run=run)
+    assert again.push("a", call=0).outcome is Push.OK
+    assert [entry.kind for entry in again.inbox("a") if entry.kind == "message"] == []
+    assert again.claim("b", waiting).outcome is claims.Claim.OK
+
+
+def test_what_finished_or_was_stopped_or_is_being_cleaned_up_is_not_resumed(steps: Steps) -> None:
+    relay = steps.relay
+    ends = []
+    for status in ("finished", "stopped", "failed", "failed"):
+        run = steps.submit()
+        runs.claim_run(relay, run, "s")
+        runs.finish(relay, run, "s", status)
+        ends.append(run)
+    finished, stopped, cleaned, at_a_node = ends
+    runs.clean_run(relay, cleaned)
+    keys = relay.keys
+    names = [
+        keys.run(at_a_node),
+        keys.inbox("a"),
+        keys.claims("a"),
+        keys.order("a", at_a_node),
+        "r",
+        "c",
+        "o",
+        "l",
+        "e",
+    ]
+    relay.call("clean_node", names, [at_a_node, keys.node("a"), "g", keys.node_alive("a"), 1, 1])
+    assert runs.resume_run(relay, finished) is runs.resume_run(relay, stopped) is Step.OVER
+    assert runs.resume_run(relay, cleaned) is runs.resume_run(relay, at_a_node) is Step.CLEANED
+    assert runs.resume_run(relay, 10**6) is Step.OVER
+    assert not relay.redis.exists(keys.run(10**6))
+
+
 def test_nothing_of_a_living_run_is_cleaned(steps: Steps) -> None:
     m = steps.pushed("a")
     assert not runs.clean_run(steps.relay, steps.run)

@@ -34,6 +34,7 @@ def calls(steps: Steps, waiting: Instruction, held: Instruction, spare: int) -> 
     )
     yield lambda: journal.record(relay, run, token, 0, "receive:0", ""), [keys.journal(run)]
     yield lambda: events.note(relay, run, token, [("log", {})]), [keys.events(run)]
+    yield lambda: runs.resume_run(relay, spare), [keys.run(spare), keys.events(spare), keys.wake()]
     own = [keys.inbox("a"), keys.claims("a")]
     yield (
         lambda: claims.claim(relay, "b", run, waiting.entry, waiting.message_id, "w"),

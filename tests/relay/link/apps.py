@@ -20,6 +20,7 @@ failing = ServerApp()
 leaving = ServerApp()
 waiting = ServerApp()
 dying = ServerApp()
+dying_late = ServerApp()
 without_main = ServerApp()
 
 
@@ -77,3 +78,20 @@ def die(grid: Grid, context: Context) -> None:
         context.save()
     if len(file.read_text().splitlines()) <= int(context.run_config["times"]):
         os.kill(os.getpid(), signal.SIGKILL)
+
+
+@dying_late.main()
+def die_late(grid: Grid, context: Context) -> None:
+    """Kills its own process in the last of three rounds, when its replies are folded, as often as it is told."""
+    file = Path(str(context.run_config["file"]))
+
+    def evaluate(number: int, arrays: ArrayRecord) -> MetricRecord:
+        if number == 3:
+            with file.open("a") as notes:
+                notes.write("dying\n")
+            if len(file.read_text().splitlines()) <= int(context.run_config["times"]):
+                os.kill(os.getpid(), signal.SIGKILL)
+        return MetricRecord({"sum": float(arrays.to_numpy_ndarrays()[0].sum())})
+
+    strategy = FedAvg(min_train_nodes=1, min_evaluate_nodes=1, min_available_nodes=1)
+    strategy.start(grid, ArrayRecord([np.zeros(3)]), num_rounds=3, evaluate_fn=evaluate)

@@ -331,3 +331,35 @@ def test_a_superlink_that_is_killed_is_replaced(setting: Setting) -> None:
     second = setting.superlink()
     wait_until(lambda: run.info().attempt == 2, lambda: f"another SuperLink goes on: {second.output()}", timeout=40)
     run.stop()
+
+
+def test_a_failed_run_is_resumed_by_hand_and_runs_nothing_twice(served: Setting, tmp_path: Path) -> None:
+    notes = tmp_path / "notes"
+    node = served.node("clinic")
+    link = served.link()
+    run = link.submit(
+        apps.dying_late, apps.client, config={"file": str(notes), "times": 2, "num-rounds": 3}, max_attempts=2
+    )
+    with pytest.raises(RunFailed, match=r"started 2 times from checkpoint \d and was lost each time"):
+        run.result(timeout=60)
+    assert run.info().resumable
+    run.resume()
+    result = run.result(timeout=60)
+    assert result.attempts == 3
+    np.testing.assert_array_equal(result.arrays.to_numpy_ndarrays()[0], np.full(3, 3.0))
+    assert len(node.seen) == len(set(node.seen)) == 6, "a message to train and one to evaluate in each round"
+    (reason,) = [e.data["reason"] for e in run.events() if e.kind == "status" and e.data["status"] == "failed"]
+    assert "was lost each time" in reason
+    assert [e.data["round"] for e in run.events() if e.kind == "round"] == [1, 2, 3]
+
+
+def test_only_what_failed_and_is_still_there_is_resumed(served: Setting) -> None:
+    link = served.link()
+    finished = link.submit(apps.printing, apps.client)
+    finished.result(timeout=60)
+    with pytest.raises(AppError, match=r"run \d+ has finished; there is nothing to go on with"):
+        finished.resume()
+    unsaved = link.submit(apps.failing, apps.client)
+    unsaved.wait(timeout=60)
+    with pytest.raises(AppError, match="has saved no checkpoint to go on from; submit it again"):
+        unsaved.resume()
