@@ -17,12 +17,13 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from fedq.cli.live import NodeLine, Silent, View, view_for
+from fedq.apps.extras import MissingExtra
+from fedq.apps.history import History, Round
+from fedq.cli.live import NodeLine, Silent, View, columns, view_for
 from fedq.cli.log import log_lines
 from fedq.cli.options import Duration, debug_option, json_option
 from fedq.cli.output import number, print_json, print_table
 from fedq.cli.problem import Problem
-from fedq.cli.rounds import History, Round, columns
 from fedq.cli.values import parse_pairs
 
 if TYPE_CHECKING:
@@ -70,7 +71,7 @@ class Report:
                     "accuracy": ended.accuracy,
                     "loss": ended.loss,
                     "seconds": ended.seconds,
-                    "metrics": dict(ended.metrics),
+                    "metrics": ended.headline,
                     "replies": ended.replies,
                     "failures": ended.failures,
                 }
@@ -197,7 +198,7 @@ def train(
                     nodes=nodes,
                     isolation=isolation,
                     server=federation.server,
-                    rounds=history.rounds,
+                    rounds=history.trained,
                     seconds=0.0,
                     alone=alone_accuracy(history),
                     paths={},
@@ -219,18 +220,20 @@ def _with_log(problem: Problem, run: Run, path: Path) -> Problem:
 
 def write_results(run: Run, report: Report, history: History, target: Path, title: str) -> dict[str, str]:
     """Write model, history and plot into ``target``; returns their paths."""
-    from fedq.cli.plot import draw
-    from fedq.cli.results import metrics_of, write_arrays, write_json
+    from fedq.cli.results import write_arrays, write_json
 
     result = run.result(timeout=30)
     paths = {"model": target / "model.npz", "history": target / "history.json"}
     write_arrays(result.arrays, paths["model"])
-    write_json({**report.as_json(), "paths": None, "metrics": metrics_of(result)}, paths["history"])
+    history.take(result)
+    told = {name: value for name, value in report.as_json().items() if name not in ("paths", "rounds")}
+    write_json({**told, **history.to_dict()}, paths["history"])
     plot = target / "convergence.png"
-    started = [history.initial] if history.initial is not None else []
+    alone = {} if report.alone is None else {"accuracy": report.alone}
     try:
-        draw([*started, *history.rounds], plot, title=title, alone=report.alone)
-    except ModuleNotFoundError:
+        if history.names:
+            history.plot(plot, title=title, baselines=alone)
+    except MissingExtra:
         click.echo('no plot: matplotlib is not installed; pip install "fedq[demo]" brings it', err=True)
     if plot.exists():
         paths["plot"] = plot
@@ -239,7 +242,7 @@ def write_results(run: Run, report: Report, history: History, target: Path, titl
 
 def alone_accuracy(history: History) -> float | None:
     """The mean accuracy of models that nodes trained alone, if the app tells it (a metric with "alone" in its name)."""
-    for metrics in (history.custom, *(ended.metrics for ended in reversed(history.rounds))):
+    for metrics in (history.app_metrics, *(ended.headline for ended in reversed(history.rounds))):
         for name, value in metrics.items():
             if "alone" in name and "accuracy" in name:
                 return value
@@ -265,13 +268,13 @@ def node_lines(federation: LocalFederation) -> list[NodeLine]:
 def show(report: Report, history: History) -> None:
     """The closing words: a table, the comparison, where things are, and how to go on."""
     click.echo("")
-    names = columns(report.rounds[-1].metrics) if report.rounds else []
+    names = columns(report.rounds[-1].headline) if report.rounds else []
     print_table(
         ["ROUND", *(name.upper() for name in names), "SECONDS", "REPLIES", "FAILED"],
         [
             [
                 ended.number,
-                *(number(ended.metrics[name]) if name in ended.metrics else None for name in names),
+                *(number(ended.headline[name]) if name in ended.headline else None for name in names),
                 None if ended.seconds is None else f"{ended.seconds:.2f}",
                 ended.replies,
                 ended.failures,

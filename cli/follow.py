@@ -3,20 +3,26 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from fedq.cli.problem import Problem
 
 if TYPE_CHECKING:
     from fedq.cli.live import View
-    from fedq.relay import Run
+    from fedq.relay import Event, Run
 
 
-def follow(run: Run, view: View, *, timeout: float | None = None) -> None:
-    """Show the run's events until it is over. Raises Problem if that takes more than ``timeout`` seconds."""
+def follow(run: Run, view: View, *, timeout: float | None = None, also: Callable[[Event], None] | None = None) -> None:
+    """Show the run's events until it is over, and give them to ``also``.
+
+    Raises Problem if that takes more than ``timeout`` seconds.
+    """
     deadline = None if timeout is None else time.monotonic() + timeout
     for event in run.events(timeout=timeout):
         view.event(event.kind, event.data)
+        if also is not None:
+            also(event)
         if deadline is not None and time.monotonic() > deadline:
             break
     if not run.info().over:

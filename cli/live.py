@@ -12,11 +12,17 @@ from typing import TYPE_CHECKING, Any, Protocol, Self, TextIO
 
 import click
 
+from fedq.apps.history import History, Round
 from fedq.cli.output import number, span
-from fedq.cli.rounds import History, Round, columns
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
+
+
+FIRST = ("accuracy", "loss")
+"""Metrics that are shown before the others."""
+
+MOST_COLUMNS = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,11 +62,18 @@ def view_for(title: str, *, stream: TextIO, nodes: Callable[[], Sequence[NodeLin
     return Lines(stream)
 
 
+def columns(metrics: Mapping[str, float]) -> list[str]:
+    """The names of the metrics to show, in their order."""
+    first = [name for name in FIRST if name in metrics]
+    return [*first, *(name for name in metrics if name not in first)][:MOST_COLUMNS]
+
+
 def describe_round(ended: Round, total: int | None) -> str:
     """One line about a round."""
     width = len(str(total or ended.number))
     words = [f"round {ended.number:>{width}}" + (f"/{total}" if total else "")]
-    words += [f"{name} {number(ended.metrics[name])}" for name in columns(ended.metrics)]
+    metrics = ended.headline
+    words += [f"{name} {number(metrics[name])}" for name in columns(metrics)]
     if ended.seconds is not None:
         words.append(f"{ended.seconds:.2f} s")
     if ended.replies is not None:
@@ -100,7 +113,8 @@ class Lines:
         self._stream.flush()
 
     def event(self, kind: str, data: Mapping[str, Any]) -> None:
-        if (ended := self.history.feed(kind, data)) is not None:
+        ended = self.history.feed(kind, data)
+        if kind == "round" and ended is not None:
             self.say(describe_round(ended, self.history.total))
         elif line := describe_event(kind, data):
             self.say(line)
@@ -164,13 +178,13 @@ class Picture:
 
     def event(self, kind: str, data: Mapping[str, Any]) -> None:
         with self._lock:
-            ended = self.history.feed(kind, data)
+            self.history.feed(kind, data)
             if kind == "status":
                 self._status = str(data.get("status"))
             total = self.history.total or 0
             done = self.history.last.number if self.history.last else 0
         self._progress.update(self._task, total=total or done, completed=done)
-        if ended is None and kind != "status" and (line := describe_event(kind, data)):
+        if kind not in ("round", "status") and (line := describe_event(kind, data)):
             self.say(line)
 
     def __enter__(self) -> Self:
@@ -207,16 +221,17 @@ class Picture:
 
         with self._lock:
             history, nodes, remarks, status = self.history, self._node_lines, list(self._remarks), self._status
-            rounds = history.rounds[-self.ROUNDS :]
+            rounds = history.trained[-self.ROUNDS :]
         parts: list[RenderableType] = [self._progress]
-        names = columns(rounds[-1].metrics) if rounds else ["accuracy", "loss"]
+        names = columns(rounds[-1].headline) if rounds else ["accuracy", "loss"]
         table = Table(box=None, pad_edge=False, header_style="dim")
         for heading in ("round", *names, "seconds", "replies"):
             table.add_column(heading, justify="right")
         for ended in rounds:
+            metrics = ended.headline
             table.add_row(
                 str(ended.number),
-                *(number(ended.metrics[name]) if name in ended.metrics else "-" for name in names),
+                *(number(metrics[name]) if name in metrics else "-" for name in names),
                 f"{ended.seconds:.2f}" if ended.seconds is not None else "-",
                 f"{ended.replies}" + (f" ({ended.failures} failed)" if ended.failures else ""),
             )

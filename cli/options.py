@@ -100,6 +100,16 @@ class Size(Bytes):
             self.fail(f"{value!r} is no size; write 500MB, 2GB or a number of bytes", param, ctx)
 
 
+def track_option(command: F) -> F:
+    """``--track``, any number of times; passes ``track: tuple[str, ...]``."""
+    return click.option(
+        "--track",
+        multiple=True,
+        metavar="TRACKER",
+        help="Write the metrics to tensorboard:DIR, mlflow:URI or wandb:PROJECT. Repeat for more.",
+    )(command)
+
+
 def log_format_option(command: F) -> F:
     """``--log-format``; passes ``log_format: str``."""
     return click.option(

@@ -9,8 +9,9 @@ import click
 
 from fedq.cli.connect import relay, require_keeping
 from fedq.cli.live import Silent, View, view_for
-from fedq.cli.options import Duration, debug_option, json_option, redis_option
+from fedq.cli.options import Duration, debug_option, json_option, redis_option, track_option
 from fedq.cli.output import print_json
+from fedq.cli.track import trackers_of, tracking
 from fedq.cli.values import parse_labels, parse_pairs
 
 
@@ -30,6 +31,7 @@ from fedq.cli.values import parse_labels, parse_pairs
 @click.option("--name", help="A name for the run. [default: the app's]")
 @click.option("--follow/--detach", "-f", default=False, help="Show the rounds until the run is over. [default: detach]")
 @click.option("--timeout", type=Duration(), help="With --follow: wait no longer than this.")
+@track_option
 @click.option("--time-limit", type=Duration(), help="Most time for one message on a node.")
 @click.option("--max-deliveries", type=click.IntRange(min=1), help="Tries for a message whose worker dies.")
 @click.option("--max-attempts", type=click.IntRange(min=1), help="Starts of a ServerApp that dies, per checkpoint.")
@@ -56,6 +58,7 @@ def run(
     name: str | None,
     follow: bool,
     timeout: float | None,
+    track: tuple[str, ...],
     redis_url: str | None,
     as_json: bool,
     **limits: Any,
@@ -71,11 +74,17 @@ def run(
     if (app is None) == (resume is None):
         raise click.UsageError("name an APP, or a run with --resume")
     if resume is not None and (config or labels or name or chosen):
-        raise click.UsageError("a run is resumed as it was submitted; leave out everything but --follow and --timeout")
+        raise click.UsageError(
+            "a run is resumed as it was submitted; leave out everything but --follow, --timeout and --track"
+        )
     if timeout is not None and not follow:
         raise click.UsageError("--timeout needs --follow")
+    if track and not follow:
+        raise click.UsageError("--track needs --follow, since the metrics are written from here as they arrive")
     overrides = parse_pairs(config, "--config")
     selector = parse_labels(labels, "--node-label")
+
+    trackers = trackers_of(track)
 
     from fedq.cli.follow import follow as follow_run
     from fedq.cli.follow import require_finished
@@ -104,7 +113,8 @@ def run(
         try:
             with view:
                 view.say(f"run {number} {verb}")
-                follow_run(submitted, view, timeout=timeout)
+                with tracking(submitted, trackers, view.say) as feed:
+                    follow_run(submitted, view, timeout=timeout, also=feed)
         except KeyboardInterrupt:
             click.echo(f"run {number} goes on; stop it with fedq stop {number}", err=True)
             raise
@@ -116,8 +126,8 @@ def run(
                     "status": info.status,
                     "reason": info.reason,
                     "rounds": [
-                        {"number": ended.number, "seconds": ended.seconds, "metrics": dict(ended.metrics)}
-                        for ended in view.history.rounds
+                        {"number": ended.number, "seconds": ended.seconds, "metrics": ended.headline}
+                        for ended in view.history.trained
                     ],
                 }
             )

@@ -9,16 +9,18 @@ import secrets
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from time import monotonic, sleep
+from time import gmtime, monotonic, sleep, strftime
 from typing import Any, Literal, Self
 
 from fedq.apps.client_app import ClientApp
 from fedq.apps.configrecord import ConfigRecord
 from fedq.apps.errors import AppError
+from fedq.apps.history import History
 from fedq.apps.metricrecord import MetricRecord
 from fedq.apps.recorddict import RecordDict
 from fedq.apps.server_app import ServerApp
 from fedq.apps.strategy.result import Result
+from fedq.apps.tracking import TrackedRun, Tracker, Tracking
 from fedq.apps.user_config import UserConfig
 from fedq.apps.wire import decode, decode_user_config, encode, encode_user_config, referenced
 from fedq.apps.wire.records import Encoded
@@ -250,6 +252,39 @@ class Run:
     def logs(self, *, follow: bool = False) -> Iterator[Event]:
         """What ServerApp and ClientApps have printed and logged, in the order of time."""
         return (event for event in self.events(logs=True, follow=follow) if event.kind == "log")
+
+    def history(self) -> History:
+        """The metrics by round as of now, from the run's events, whether it goes on, has finished or has failed.
+
+        ``run.history().take(run.result())`` adds those that only the result has.
+        """
+        history = History()
+        for event in self.events(follow=False):
+            history.feed(event.kind, event.data)
+        return history
+
+    def track(self, *trackers: Tracker, timeout: float | None = None) -> History:
+        """Write the run's metrics to trackers, from its beginning until it is over; returns them.
+
+        May be repeated, also for a run that is over: no tracker shows a point twice. A tracker that fails on the way is
+        left out, with a warning in the log.
+
+        Args:
+            timeout: seconds after which it ends in any case.
+        """
+        with Tracking(self.tracked(), trackers) as tracking:
+            for event in self.events(timeout=timeout):
+                tracking.event(event)
+        return tracking.history
+
+    def tracked(self) -> TrackedRun:
+        """What trackers call it. The key has the time of submission: each federation counts its runs by itself."""
+        info = self.info()
+        seconds, milliseconds = divmod(round(info.created * 1000), 1000)
+        moment = strftime("%Y%m%d-%H%M%S", gmtime(seconds))
+        return TrackedRun(
+            f"run-{self.run_id}-{moment}-{milliseconds:03d}", info.name or f"run {self.run_id}", self.config
+        )
 
     def wait(self, timeout: float | None = None) -> RunInfo:
         """Wait until the run is over. Raises RunTimeout after ``timeout`` seconds. An outage is waited for."""

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from fedq.apps.arrayrecord import ArrayRecord
+from fedq.apps.history import History
 from fedq.apps.metricrecord import MetricRecord
 
 
@@ -24,6 +25,11 @@ class Result:
     train_metrics_clientapp: dict[int, MetricRecord] = field(default_factory=dict)
     evaluate_metrics_clientapp: dict[int, MetricRecord] = field(default_factory=dict)
     evaluate_metrics_serverapp: dict[int, MetricRecord] = field(default_factory=dict)
+
+    @property
+    def history(self) -> History:
+        """The metrics by round, to look at, to draw and to write to files. Made anew at each call."""
+        return History().take(self)
 
     def __repr__(self) -> str:
         size = self.arrays.count_bytes()

@@ -89,7 +89,8 @@ def test_model_history_and_plot_are_where_it_says(result: dict[str, object]) -> 
         assert all(np.isfinite(model[name]).all() for name in model.files)
         assert model.files
     history = json.loads((folder / paths["history"]).read_text())
-    assert history["metrics"]["server"][str(ROUNDS)]["accuracy"] == result["accuracy"]
+    assert [told["round"] for told in history["rounds"]] == list(range(ROUNDS + 1))
+    assert history["rounds"][-1]["server"]["accuracy"] == result["accuracy"]
     assert (folder / paths["plot"]).read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
 
 

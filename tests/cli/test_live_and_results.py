@@ -10,13 +10,11 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from fedq.apps import ArrayRecord, MetricRecord
-from fedq.apps.strategy import Result
+from fedq.apps import ArrayRecord
+from fedq.apps.history import Round
 from fedq.cli.live import Lines, NodeLine, Picture, Silent, view_for
 from fedq.cli.output import ago, jsonable, number, print_json, print_table, size, span
-from fedq.cli.plot import draw
-from fedq.cli.results import metrics_of, write_arrays, write_json
-from fedq.cli.rounds import History, Round, headline
+from fedq.cli.results import write_arrays, write_json
 
 EVENTS = [
     ("status", {"status": "running"}),
@@ -53,9 +51,9 @@ def test_lines_tell_each_round_and_what_is_out_of_the_ordinary() -> None:
         "alone-accuracy-mean 0.7000",
         "finished",
     ]
-    assert view.history.initial == Round(0, {"loss": 2.0, "accuracy": 0.1})
-    assert view.history.custom == {"alone-accuracy-mean": 0.7}
-    assert [ended.accuracy for ended in view.history.rounds] == [0.5, None]
+    assert view.history.rounds[0] == Round(0, server={"loss": 2.0, "accuracy": 0.1})
+    assert view.history.app_metrics == {"alone-accuracy-mean": 0.7}
+    assert [ended.accuracy for ended in view.history.trained] == [0.5, None]
 
 
 def test_the_silent_view_keeps_the_history(capsys: pytest.CaptureFixture[str]) -> None:
@@ -63,7 +61,7 @@ def test_the_silent_view_keeps_the_history(capsys: pytest.CaptureFixture[str]) -
         for kind, data in EVENTS:
             view.event(kind, data)
         view.say("something")
-    assert len(view.history.rounds) == 2
+    assert len(view.history.trained) == 2
     assert capsys.readouterr() == ("", "")
 
 
@@ -99,27 +97,6 @@ def test_the_picture_shows_rounds_nodes_and_remarks() -> None:
 def test_a_file_gets_lines_and_not_the_picture(tmp_path: Path) -> None:
     with (tmp_path / "out").open("w") as stream:
         assert type(view_for("digits", stream=stream)) is Lines
-
-
-def test_a_round_that_is_told_twice_counts_once() -> None:
-    history = History()
-    for _ in range(2):
-        history.feed(*EVENTS[4])
-    assert len(history.rounds) == 1
-
-
-def test_the_headline_prefers_the_server_then_the_nodes_evaluation_then_training() -> None:
-    data = {"train": {"loss": 3}, "evaluate": {"loss": 2, "num-examples": 5}, "server": {"loss": 1}}
-    assert headline(data) == {"loss": 1.0}
-    assert headline({**data, "server": None}) == {"loss": 2.0}
-    assert headline({**data, "server": {}, "evaluate": None}) == {"loss": 3.0}
-    assert headline({"server": {"words": "x", "flag": True, "list": [1.0]}}) == {}
-
-
-def test_accuracy_and_loss_are_found_under_longer_names() -> None:
-    ended = Round(1, {"eval_acc": 0.5, "eval_loss": 2.0})
-    assert (ended.accuracy, ended.loss) == (0.5, 2.0)
-    assert Round(1, {"r2": 0.5}).accuracy is None
 
 
 def test_arrays_are_written_under_their_names_and_read_without_pickle(tmp_path: Path) -> None:
@@ -162,29 +139,6 @@ def test_a_write_that_fails_leaves_the_old_file_and_nothing_else(tmp_path: Path)
     assert json.loads(path.read_text()) == {"a": 1}
     assert [item.name for item in tmp_path.iterdir()] == ["metrics.json"]
     assert path.stat().st_mode & 0o600 == 0o600
-
-
-def test_metrics_are_told_by_round() -> None:
-    result = Result(
-        train_metrics_clientapp={2: MetricRecord({"loss": 1.0}), 1: MetricRecord({"loss": 2.0})},
-        evaluate_metrics_serverapp={0: MetricRecord({"accuracy": 0.5})},
-    )
-    assert metrics_of(result) == {
-        "train": {"1": {"loss": 2.0}, "2": {"loss": 1.0}},
-        "evaluate": {},
-        "server": {"0": {"accuracy": 0.5}},
-    }
-
-
-@pytest.mark.parametrize(
-    "metrics",
-    [{"accuracy": 0.5, "loss": 1.0}, {"loss": -1.0}, {"r2": 0.1}, {}],
-    ids=["both", "loss below zero", "another metric", "none"],
-)
-def test_a_plot_is_drawn_of_whatever_there_is(tmp_path: Path, metrics: dict[str, float]) -> None:
-    rounds = [Round(number, metrics) for number in range(3)]
-    draw(rounds, tmp_path / "plot.png", title="t", alone=0.4)
-    assert (tmp_path / "plot.png").exists() == bool(metrics)
 
 
 def test_tables_are_aligned_and_say_so_when_empty(capsys: pytest.CaptureFixture[str]) -> None:

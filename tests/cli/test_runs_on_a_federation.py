@@ -12,7 +12,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from fedq.apps.history import History
 from tests.cli.conftest import Call, Said
 from tests.cli.deployment import NODES, Deployment, deployment, write_project
 from tests.support import wait_until
@@ -154,27 +156,63 @@ def test_the_log_holds_what_apps_print_and_can_be_narrowed_to_a_node(fedq: Call,
     assert [event["time"] for event in events] == sorted(event["time"] for event in events)
 
 
-def test_arrays_and_metrics_are_pulled_into_files(
+def test_arrays_and_history_are_pulled_into_files(
     fedq: Call, project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
     number = fedq("run", project, "--follow", "--json", "-c", "num-rounds=2").succeeds().json["run_id"]
     paths = fedq("pull", number, "--json").succeeds().json["paths"]
-    assert paths == {"arrays": f"run-{number}/arrays.npz", "metrics": f"run-{number}/metrics.json"}
+    assert paths == {
+        "arrays": f"run-{number}/arrays.npz",
+        "csv": f"run-{number}/history.csv",
+        "json": f"run-{number}/history.json",
+    }
     with np.load(paths["arrays"], allow_pickle=False) as arrays:
         assert np.array_equal(arrays["0"], [2.0, 2.0, 2.0])
-    metrics = json.loads(Path(paths["metrics"]).read_text())
-    assert metrics["train"] == {"1": {"loss": 1.0}, "2": {"loss": 1.0}}
-    assert metrics["config"]["num-rounds"] == 2
+    told = json.loads(Path(paths["json"]).read_text())
+    assert (told["status"], told["attempts"], told["config"]["num-rounds"]) == ("finished", 1, 2)
+    assert [(ended["round"], ended["train"]) for ended in told["rounds"]] == [(1, {"loss": 1.0}), (2, {"loss": 1.0})]
+    assert History.from_json(Path(paths["json"]).read_text()).to_csv() == Path(paths["csv"]).read_text()
     fedq("pull", number).fails(1, "is there already", "--force")
     fedq("pull", number, "--force").succeeds()
-    fedq("pull", number, "-o", "elsewhere").succeeds()
+    fedq("pull", number, "-o", "elsewhere", "--plot", "--format", "csv").succeeds()
+    assert sorted(path.name for path in Path("elsewhere").iterdir()) == ["arrays.npz", "history.csv", "history.png"]
     fedq("runs", "rm", number).succeeds()
     fedq("pull", number, "-o", "again").fails(1, f"there is no run {number}")
     assert not Path("again").exists()
 
 
-def test_a_detached_run_goes_on_and_can_be_followed_and_stopped(fedq: Call, project: Path) -> None:
+def test_a_followed_run_is_tracked_and_tracked_again_without_double_points(
+    fedq: Call, project: Path, tmp_path: Path
+) -> None:
+    board = f"tensorboard:{tmp_path}/board"
+    number = (
+        fedq("run", project, "--follow", "--json", "-c", "num-rounds=2", "--track", board).succeeds().json["run_id"]
+    )
+    fedq("log", number, "--track", board).succeeds()
+    (folder,) = (tmp_path / "board").iterdir()
+    assert folder.name.startswith(f"run-{number}-")
+    assert len(list(folder.iterdir())) == 2
+    written = EventAccumulator(str(folder))
+    written.Reload()
+    assert [(point.step, point.value) for point in written.Scalars("train/loss")] == [(1, 1.0), (2, 1.0)]
+
+
+def test_a_tracker_that_cannot_be_had_is_told_before_anything_is_submitted(fedq: Call, project: Path) -> None:
+    before = fedq("runs", "--json").json
+    fedq("run", project, "--track", "tensorboard:x").fails(2, "--track needs --follow")
+    fedq("run", project, "-f", "--track", "paper:x").fails(2, "is no tracker; there are tensorboard:DIR")
+    fedq("run", project, "-f", "--track", "wandb:x").fails(1, "pip install 'fedq[wandb]'")
+    assert fedq("runs", "--json").json == before
+
+
+def test_a_tracker_that_cannot_begin_does_not_end_the_run(fedq: Call, project: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    fedq("run", project, "-f", "--track", f"tensorboard:{tmp_path}/file").fails(1, "goes on", "--track … follows it")
+    wait_until(lambda: fedq("runs", "--json").json[0]["status"] == "finished", "the run has finished", timeout=20)
+
+
+def test_a_detached_run_goes_on_and_can_be_followed_and_stopped(fedq: Call, project: Path, tmp_path: Path) -> None:
     said = fedq("run", project, "--config", "pause=60.0").succeeds()
     number = int(said.out.split()[1])
     assert f"fedq log -f {number}" in said.out
@@ -182,7 +220,9 @@ def test_a_detached_run_goes_on_and_can_be_followed_and_stopped(fedq: Call, proj
     fedq("pull", number).fails(1, "running", f"fedq log -f {number}")
     fedq("stop", number).succeeds()
     assert "stopped" in fedq("log", "-f", number).succeeds().out
-    fedq("pull", number).fails(1, "stopped")
+    fedq("pull", number).fails(1, "stopped", "--no-arrays")
+    fedq("pull", number, "--no-arrays", "-o", tmp_path / "stopped").succeeds()
+    assert json.loads((tmp_path / "stopped" / "history.json").read_text())["status"] == "stopped"
 
 
 def test_following_ends_at_its_timeout_and_the_run_goes_on(fedq: Call, project: Path) -> None:
