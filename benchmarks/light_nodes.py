@@ -45,7 +45,7 @@ def register(relay: Relay, count: int) -> dict[str, Any]:
 def beat(relay: Relay, count: int, seconds: float) -> dict[str, Any]:
     """Beat for all of them in turn, as often as they would by themselves, if this process is fast enough for that.
 
-    As a SuperNode does, each extends its lease and its heartbeat, in a round trip each.
+    As a SuperNode does, each extends its lease and its heartbeat, both in one step.
     """
     known = names(count)
     pause = nodes.HEARTBEAT / count
@@ -56,8 +56,7 @@ def beat(relay: Relay, count: int, seconds: float) -> dict[str, Any]:
             time.sleep(min(0.01, began + done * pause - now))
             continue
         name = known[done % count]
-        nodes.take_dispatcher(relay, name, HOLDER)
-        nodes.beat(relay, name, ttl=STAY)
+        nodes.take_dispatcher(relay, name, HOLDER, alive=STAY)
         done += 1
     return {"beats": done, "seconds": time.monotonic() - began}
 

@@ -205,15 +205,13 @@ class Dispatcher:
         if self.role.held and self._clock() < self._beat_at + self.settings.heartbeat:
             return True
         had = self.role.held
-        if not self.role.take():
+        if not self.role.take(alive=self.settings.heartbeat * 3 + 1 if self._online else None):
             if had:
                 logger.warning("node %s: %s took over as dispatcher; standing by", self.node, self.role.other)
             return False
         self._beat_at = self._clock()
-        if self._online:
-            nodes.beat(self.relay, self.node, ttl=self.settings.heartbeat * 3 + 1)
-            if self._backlog.runs:
-                self._skew = self.relay.now() - time.time()
+        if self._online and self._backlog.runs:
+            self._skew = self.relay.now() - time.time()
         return True
 
     def _standby(self) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -121,7 +121,10 @@ def leave(relay: Relay, node: str) -> None:
 
 def take_lease(relay: Relay, key: str, holder: str, *, lease: float, dead: str = "") -> Lease:
     """Take or extend a role's lease. ``dead`` names a holder that the caller knows to be dead."""
-    reply = relay.call("beat", [key], [holder, int(lease * 1000), 0, dead])
+    return _lease(relay.call("beat", [key], [holder, int(lease * 1000), 0, dead]), holder, lease)
+
+
+def _lease(reply: Sequence[Any], holder: str, lease: float) -> Lease:
     if text(reply[0]) == "OK":
         return Lease(True, holder, lease)
     return Lease(False, text(reply[1]), max(0, int(reply[2])) / 1000)
@@ -132,9 +135,25 @@ def drop_lease(relay: Relay, key: str, holder: str) -> None:
     relay.call("beat", [key], [holder, 0, 0, ""])
 
 
-def take_dispatcher(relay: Relay, node: str, holder: str, *, lease: float = DISPATCHER_LEASE, dead: str = "") -> Lease:
-    """Take or extend the dispatcher role of a node. ``holder`` is ``<id>|<host>|<pid>``."""
-    return take_lease(relay, relay.keys.node_dispatcher(node), holder, lease=lease, dead=dead)
+def take_dispatcher(
+    relay: Relay,
+    node: str,
+    holder: str,
+    *,
+    lease: float = DISPATCHER_LEASE,
+    dead: str = "",
+    alive: float | None = None,
+) -> Lease:
+    """Take or extend the dispatcher role of a node. ``holder`` is ``<id>|<host>|<pid>``.
+
+    With ``alive`` the node is alive for so many more seconds as well, if the role is the caller's: one step for all
+    that an idle node costs.
+    """
+    key = relay.keys.node_dispatcher(node)
+    if alive is None:
+        return take_lease(relay, key, holder, lease=lease, dead=dead)
+    args = [holder, int(lease * 1000), 0, dead, int(alive * 1000)]
+    return _lease(relay.call("beat", [key, relay.keys.node_alive(node)], args), holder, lease)
 
 
 def drop_dispatcher(relay: Relay, node: str, holder: str) -> None:

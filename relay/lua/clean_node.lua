@@ -4,7 +4,11 @@
 -- Log lines move to the run's events, each once, so that they are kept as long as the run is.
 -- Never while the run lives; from the first call on it cannot be resumed. Answers DONE | MORE | ALIVE
 if alive(KEYS[1]) then return {'ALIVE'} end
-if redis.call('EXISTS', KEYS[1]) == 1 then redis.call('HSET', KEYS[1], 'cleaned', '1') end
+if redis.call('EXISTS', KEYS[1]) == 1 then
+  -- The delete comes first: a step that begins with one goes through when memory is full.
+  redis.call('HDEL', KEYS[1], 'cleaned')
+  redis.call('HSET', KEYS[1], 'cleaned', '1')
+end
 local inbox, claims, order, replies, ctx, objs = KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6], KEYS[7]
 local most, seen = tonumber(ARGV[5]), 0
 -- Unanswered entries: only those of the run. Entries carry their run, so the inbox is read once, in order.

@@ -3,7 +3,11 @@
 -- ARGV  1 run id  2 prefix of shared objects  3 most objects a call  4 '1' to free the kept arrays as well
 -- Answers DONE | MORE | ALIVE
 if alive(KEYS[1]) then return {'ALIVE'} end
-if redis.call('EXISTS', KEYS[1]) == 1 then redis.call('HSET', KEYS[1], 'cleaned', '1') end
+if redis.call('EXISTS', KEYS[1]) == 1 then
+  -- The delete comes first: a step that begins with one goes through when memory is full.
+  redis.call('HDEL', KEYS[1], 'cleaned')
+  redis.call('HSET', KEYS[1], 'cleaned', '1')
+end
 local kept, done = ARGV[1] .. ':result', 0
 for _, member in ipairs(redis.call('SMEMBERS', KEYS[2])) do
   local pair = words(member)

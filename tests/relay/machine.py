@@ -456,12 +456,16 @@ class Protocol(RuleBasedStateMachine):
         dead=st.sampled_from(["", "p", "q"]),
         drop=st.booleans(),
         key=st.sampled_from(["dispatcher", "housekeeper"]),
+        online=st.booleans(),
     )
-    def a_role_is_taken_or_dropped(self, holder: str, dead: str, drop: bool, key: str) -> None:
+    def a_role_is_taken_or_dropped(self, holder: str, dead: str, drop: bool, key: str, online: bool) -> None:
         keys = self.server.keys
         name = keys.node_dispatcher("a") if key == "dispatcher" else keys.housekeeper()
-        reply = self.server.call("beat", [name], [holder, 0 if drop else 60_000, 0, dead])
+        names = [name, keys.node_alive("a")] if online and key == "dispatcher" else [name]
+        reply = self.server.call("beat", names, [holder, 0 if drop else 60_000, 0, dead, 60_000])
         expected = self.world.take_lease(name, holder, dead, drop=drop)
+        if len(names) > 1 and expected == ("OK",) and not drop:
+            self.world.nodes["a"].alive = True
         assert tuple(text(item) for item in reply[: len(expected)]) == expected
 
     def entry(self, m: Message, wrong: bool) -> str:

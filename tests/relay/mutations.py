@@ -123,6 +123,11 @@ MUTATIONS = [
     M("beat", "if ttl > 0 then", "if true then"),
     M("beat", "redis.call('DEL', KEYS[1])"),
     M("beat", ", 'PX', ttl"),
+    M("beat", "if holder == ARGV[1] then", "if true then"),
+    M("beat", "redis.call('PEXPIRE', KEYS[1], ttl)"),
+    M("beat", "if KEYS[2] and ttl > 0 then redis.call('SET', KEYS[2], '1', 'PX', ARGV[5]) end"),
+    M("beat", "KEYS[2] and ttl > 0", "KEYS[2]"),
+    M("beat", ", 'PX', ARGV[5]"),
     # -- enqueue ---
     M("enqueue", "if redis.call('EXISTS', KEYS[1]) == 1 then", "if false then"),
     M("enqueue", "redis.call('HGET', KEYS[1], 'enqueue_mark') == ARGV[3]", "true"),
@@ -176,6 +181,7 @@ MUTATIONS = [
     M("claim_run", "redis.call('HINCRBY', run, 'rev', 1)", "redis.call('HGET', run, 'rev')"),
     # -- clean_node ---
     M("clean_node", "if alive(KEYS[1]) then return {'ALIVE'} end"),
+    M("clean_node", "redis.call('HDEL', KEYS[1], 'cleaned')"),
     M("clean_node", "redis.call('HSET', KEYS[1], 'cleaned', '1')"),
     M("clean_node", "redis.call('EXISTS', KEYS[1]) == 1", "true"),
     M("clean_node", "if id and of_run[id] then", "if id then"),
@@ -203,6 +209,7 @@ MUTATIONS = [
     M("clean_node", "redis.call('UNLINK', objs)"),
     # -- clean_run ---
     M("clean_run", "if alive(KEYS[1]) then return {'ALIVE'} end"),
+    M("clean_run", "redis.call('HDEL', KEYS[1], 'cleaned')"),
     M("clean_run", "redis.call('HSET', KEYS[1], 'cleaned', '1')"),
     M("clean_run", "redis.call('EXISTS', KEYS[1]) == 1", "true"),
     M("clean_run", "pair[1] ~= kept or "),

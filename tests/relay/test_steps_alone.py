@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from fedq.apps.error import Error, ErrorCode
-from fedq.relay import claims, events, journal, messages, nodes, objects, runs
+from fedq.relay import claims, events, journal, messages, nodes, objects, runs, scripts
 from fedq.relay.claims import Claim, Commit, Renew
 from fedq.relay.contexts import KEPT_VERSIONS
 from fedq.relay.errors import Fenced, RelayFull, RunOver
@@ -216,16 +216,41 @@ def test_a_role_is_taken_from_the_dead_and_from_nobody_else(steps: Steps) -> Non
     assert not steps.relay.redis.exists(key)
 
 
+def test_an_extended_lease_begins_anew_and_brings_the_heartbeat(steps: Steps) -> None:
+    relay, keys = steps.relay, steps.relay.keys
+    lease, heartbeat = keys.node_dispatcher("a"), keys.node_alive("a")
+    relay.redis.delete(heartbeat)
+
+    assert nodes.take_dispatcher(relay, "a", "p", lease=30).held
+    assert not relay.redis.exists(heartbeat)
+    assert nodes.take_dispatcher(relay, "a", "p", lease=90, alive=60).held
+    assert 60_000 < relay.redis.pttl(lease) <= 90_000
+    assert 30_000 < relay.redis.pttl(heartbeat) <= 60_000
+
+    relay.redis.delete(heartbeat)
+    assert nodes.take_dispatcher(relay, "a", "q", alive=60).holder == "p"
+    assert not relay.redis.exists(heartbeat)
+    assert relay.call("beat", [lease, heartbeat], ["p", 0, 0, "", 60_000]) == [b"OK"]
+    assert not relay.redis.exists(lease, heartbeat)
+
+
 def test_what_must_go_through_when_the_memory_is_full_goes_through(real_steps: Steps) -> None:
     steps = real_steps
     relay, redis = steps.relay, steps.relay.redis
     cancelled = Error(ErrorCode.CANCELLED, "")
     first, second, third = (steps.pushed("a") for _ in range(3))
     spare = steps.submit()
+    # As every SuperLink does at its start: a full server learns no step.
+    scripts.load(redis)
     redis.config_set("maxmemory", 1)
     try:
         with pytest.raises(RelayFull):
             steps.push("a")
+        nodes.beat(relay, "a")
+        relay.redis.delete(relay.keys.node_alive("a"))
+        for _ in ("taken", "extended"):
+            assert nodes.take_dispatcher(relay, "a", "p", alive=60).held
+            assert relay.redis.delete(relay.keys.node_alive("a"))
         nodes.beat(relay, "a")
         assert steps.claim("a", first).outcome is Claim.OK
         assert claims.renew(relay, "a", steps.run, first.entry, first.message_id, "w-1") is Renew.OK
