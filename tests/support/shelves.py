@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import fcntl
 import hashlib
+import importlib
 import os
 import subprocess
 import sys
@@ -57,3 +58,11 @@ def _install(home: Path, requirements: Sequence[str]) -> None:
 def path_with(*shelves: Path) -> str:
     """PYTHONPATH for another process, with these shelves behind what it has."""
     return os.pathsep.join([*filter(None, [os.environ.get("PYTHONPATH")]), *map(str, shelves)])
+
+
+def importable(name: str) -> None:
+    """Make the packages of a shelf importable in this process, behind what the environment has, until it ends."""
+    place = str(shelf(name))
+    if place not in sys.path:
+        sys.path.append(place)
+        importlib.invalidate_caches()

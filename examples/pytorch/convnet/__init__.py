@@ -1,0 +1,1 @@
+"""A convolutional network by federated averaging; see server_app.py and client_app.py."""

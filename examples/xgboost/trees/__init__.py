@@ -1,0 +1,1 @@
+"""XGBoost by bagging; see server_app.py and client_app.py."""
