@@ -229,7 +229,7 @@ def write_results(run: Run, report: Report, history: History, target: Path, titl
     told = {name: value for name, value in report.as_json().items() if name not in ("paths", "rounds")}
     write_json({**told, **history.to_dict()}, paths["history"])
     plot = target / "convergence.png"
-    alone = {} if report.alone is None else {"accuracy": report.alone}
+    alone = {} if report.alone is None else {"accuracy": (report.alone, "trained alone (mean)")}
     try:
         if history.names:
             history.plot(plot, title=title, baselines=alone)

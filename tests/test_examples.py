@@ -197,3 +197,39 @@ def test_several_trees_and_several_classes_of_a_reply_are_all_in_the_model(xgboo
     chances = booster.predict(library.DMatrix(features))
     assert chances.shape == (150, 3)
     assert (chances.argmax(axis=1) == labels).mean() > 0.9
+
+
+@pytest.mark.peer
+def test_one_node_after_the_other_goes_on_with_the_model(xgboost: Project) -> None:
+    import xgboost as library
+
+    from fedq.apps import ArrayRecord, ClientApp, Message, MetricRecord, RecordDict, ServerApp
+    from fedq.apps.strategy import FedXgbCyclic
+
+    task, client, server = xgboost.module("trees.task"), ClientApp(), ServerApp()
+    given = task.parameters(0.3, 3, 1)
+
+    @client.train()
+    def train(message: Message, context: Any) -> Message:
+        examples = task.node_data(int(context.node_config["partition-id"]), NODES, 7)
+        (sent,) = message.content.array_records["arrays"].to_numpy_ndarrays()
+        booster = library.Booster(given, [examples])
+        if sent.size:
+            booster.load_model(bytearray(sent.tobytes()))
+        booster.update(examples, booster.num_boosted_rounds())
+        model = np.frombuffer(bytes(booster.save_raw("json")), dtype=np.uint8)
+        content = {"arrays": ArrayRecord([model]), "metrics": MetricRecord({"num-examples": examples.num_row()})}
+        return Message(RecordDict(content), reply_to=message)
+
+    @server.main()
+    def main(grid: Any, context: Any) -> None:
+        FedXgbCyclic(fraction_evaluate=0.0).start(grid, ArrayRecord([np.zeros(0, np.uint8)]), num_rounds=4)
+
+    (model,) = Federation(NODES).run(server, client).result.arrays.to_numpy_ndarrays()
+    whole = library.Booster()
+    whole.load_model(bytearray(model.tobytes()))
+    # The same by hand: nodes 0, 1, 2 and 0 again.
+    alone = library.Booster(given, [task.node_data(0, NODES, 7)])
+    for number, part in enumerate([0, 1, 2, 0]):
+        alone.update(task.node_data(part, NODES, 7), number)
+    assert whole.get_dump() == alone.get_dump()

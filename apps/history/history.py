@@ -185,7 +185,7 @@ class History:
         *,
         metrics: Sequence[str] | None = None,
         title: str | None = None,
-        baselines: Mapping[str, float] | None = None,
+        baselines: Mapping[str, float | tuple[float, str]] | None = None,
     ) -> Figure:
         """Draw the metrics over the rounds, with matplotlib: one panel for each, a line for each part that has it.
 
@@ -193,7 +193,7 @@ class History:
             path: a file to draw into, such as ``history.png`` or ``history.pdf``.
             metrics: names without the part, such as ``["accuracy"]``. By default at most four, accuracy and loss first.
             title: above it all.
-            baselines: metric -> a value to compare with, drawn as a dashed line.
+            baselines: metric -> a value to compare with, drawn as a dashed line; or the value and what to call it.
 
         Raises:
             MissingExtra: matplotlib is not installed.

@@ -35,7 +35,7 @@ def draw(
     *,
     metrics: Sequence[str] | None,
     title: str | None,
-    baselines: Mapping[str, float],
+    baselines: Mapping[str, float | tuple[float, str]],
 ) -> Figure:
     """See `History.plot`."""
     # No pyplot: it would look for a display, and keep the figure.
@@ -70,7 +70,7 @@ def panels_of(history: History, wanted: Sequence[str] | None) -> list[str]:
     return sorted((name for name in several or names if name not in NO_METRIC), key=order)[:MOST_PANELS]
 
 
-def _panel(axes: Axes, history: History, name: str, baseline: float | None) -> None:
+def _panel(axes: Axes, history: History, name: str, baseline: float | tuple[float, str] | None) -> None:
     from matplotlib.ticker import MaxNLocator
 
     everything: list[float] = []
@@ -83,8 +83,9 @@ def _panel(axes: Axes, history: History, name: str, baseline: float | None) -> N
             _annotate(axes, steps[-1], values[-1], colour, below="acc" in name.lower())
         everything += [value for value in values if math.isfinite(value)]
     if baseline is not None:
-        axes.axhline(baseline, color=MUTED, linestyle="--", linewidth=1.2, label="for comparison")
-        everything.append(baseline)
+        value, label = baseline if isinstance(baseline, tuple) else (baseline, "for comparison")
+        axes.axhline(value, color=MUTED, linestyle="--", linewidth=1.2, label=label)
+        everything.append(value)
     if everything:
         axes.legend(frameon=False, fontsize=8)
         if "acc" in name.lower() and max(everything) <= 1.0:

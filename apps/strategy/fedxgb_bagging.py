@@ -27,6 +27,10 @@ class FedXgbBagging(FedAvg):
     are added to. All trees of a reply are added, also those of several boosting rounds or of several classes, of which
     Flower keeps the first ``num_parallel_tree``.
 
+    Fix ``base_score`` in XGBoost's parameters: otherwise each node's first trees begin with the mean of its own labels,
+    of which the model keeps only the first node's. And share the learning rate among the nodes, since the trees of a
+    round all correct the same error.
+
     A reply whose array is no such model, or one of another number of features, counts as failed. The number of examples
     counts for the metrics only.
 

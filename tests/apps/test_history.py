@@ -250,7 +250,8 @@ def test_a_plot_has_a_panel_for_each_metric_and_a_line_for_each_part() -> None:
     figure = history.plot(baselines={"accuracy": 0.4})
     panels = {axes.get_ylabel(): [line.get_label() for line in axes.lines] for axes in figure.axes}
     assert panels == {"accuracy": ["server", "for comparison"], "loss": ["server", "nodes, training"]}
-    assert [axes.get_ylabel() for axes in history.plot(metrics=["loss"]).axes] == ["loss"]
+    (axes,) = history.plot(metrics=["loss"], baselines={"loss": (0.5, "alone")}).axes
+    assert (axes.get_ylabel(), axes.lines[-1].get_label()) == ("loss", "alone")
     assert list(figure.axes[1].lines[1].get_ydata()) == [2.0, 1.0, 2.0 / 3]
 
 

@@ -87,6 +87,14 @@ def test_a_run_that_fails_says_so_in_json_too(fedq: Call, tmp_path: Path) -> Non
     fedq("pull", number).fails(1, "failed", "no luck", f"fedq log {number}")
 
 
+def points(board: Path, tag: str) -> list[tuple[int, float]]:
+    """What TensorBoard shows of the only run in a folder."""
+    (folder,) = board.iterdir()
+    written = EventAccumulator(str(folder))
+    written.Reload()
+    return [(point.step, point.value) for point in written.Scalars(tag)]
+
+
 GIVES_UP = """
 from pathlib import Path
 
@@ -116,7 +124,11 @@ def test_a_run_that_failed_goes_on_when_what_it_lacked_is_there(fedq: Call, tmp_
     number = said.json["run_id"]
     assert next(run for run in fedq("runs", "--json").json if run["run_id"] == number)["resumable"]
     disk.mkdir()
-    resumed = fedq("run", "--resume", number, "--follow").succeeds()
+    # Followed again from the beginning, into a folder where the first two rounds stand already.
+    board = f"tensorboard:{tmp_path}/board"
+    fedq("log", number, "--track", board).succeeds()
+    resumed = fedq("run", "--resume", number, "--follow", "--track", board).succeeds()
+    assert points(tmp_path / "board", "round/replies") == [(1, 3), (2, 3), (3, 3)]
     assert resumed.out.splitlines()[0] == f"run {number} is resumed"
     assert any(line.startswith("round 3/3") for line in resumed.out.splitlines())
     fedq("run", "--resume", number).fails(1, f"run {number} has finished")
@@ -193,9 +205,7 @@ def test_a_followed_run_is_tracked_and_tracked_again_without_double_points(
     (folder,) = (tmp_path / "board").iterdir()
     assert folder.name.startswith(f"run-{number}-")
     assert len(list(folder.iterdir())) == 2
-    written = EventAccumulator(str(folder))
-    written.Reload()
-    assert [(point.step, point.value) for point in written.Scalars("train/loss")] == [(1, 1.0), (2, 1.0)]
+    assert points(tmp_path / "board", "train/loss") == [(1, 1.0), (2, 1.0)]
 
 
 def test_a_tracker_that_cannot_be_had_is_told_before_anything_is_submitted(fedq: Call, project: Path) -> None:
