@@ -229,7 +229,8 @@ def test_one_node_after_the_other_goes_on_with_the_model(xgboost: Project) -> No
     whole = library.Booster()
     whole.load_model(bytearray(model.tobytes()))
     # The same by hand: nodes 0, 1, 2 and 0 again.
-    alone = library.Booster(given, [task.node_data(0, NODES, 7)])
-    for number, part in enumerate([0, 1, 2, 0]):
-        alone.update(task.node_data(part, NODES, 7), number)
+    parts = [task.node_data(part, NODES, 7) for part in range(NODES)]
+    alone = library.Booster(given, parts)
+    for number in range(4):
+        alone.update(parts[number % NODES], number)
     assert whole.get_dump() == alone.get_dump()
