@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -169,6 +171,42 @@ def test_a_package_that_is_not_installed_is_named_with_its_extra(make: Any, extr
         pytest.skip(f"{extra} is installed here")
     with pytest.raises(MissingExtra, match=rf"pip install 'fedq\[{extra}\]'"):
         make()
+
+
+# -- Weights & Biases, whose service cannot be asked here: what it is told ----------------------------------------------
+
+
+class FakeWandbRun:
+    def __init__(self, step: int) -> None:
+        self.step, self.resumed = step, step > 0
+        self.logged: list[tuple[int, float | None]] = []
+        self.summary: dict[str, Any] = {}
+        self.exit_code: int | None = None
+
+    def log(self, data: Mapping[str, float], *, step: int) -> None:
+        self.logged.append((step, data.get("train/loss")))
+
+    def finish(self, exit_code: int) -> None:
+        self.exit_code = exit_code
+
+
+@pytest.mark.parametrize(("there", "missing"), [(0, [0, 1, 2, 2]), (2, [2, 2])], ids=["new", "continued"])
+def test_a_run_at_wandb_is_found_by_its_key_and_gets_the_rounds_that_are_missing(
+    monkeypatch: pytest.MonkeyPatch, there: int, missing: list[int]
+) -> None:
+    asked: dict[str, Any] = {}
+    theirs = FakeWandbRun(there)
+
+    def init(**options: Any) -> FakeWandbRun:
+        asked.update(options)
+        return theirs
+
+    monkeypatch.setitem(sys.modules, "wandb", SimpleNamespace(init=init))
+    track(EVENTS, RUN, tracker_named("wandb:team/project"))
+    assert (asked["entity"], asked["project"]) == ("team", "project")
+    assert (asked["id"], asked["resume"], asked["config"]) == (RUN.key, "allow", RUN.config)
+    assert [step for step, _ in theirs.logged] == missing
+    assert (theirs.summary, theirs.exit_code) == ({"status": "finished"}, 0)
 
 
 # -- TensorBoard, read back by TensorBoard itself ------------------------------------------------------------------
