@@ -173,7 +173,7 @@ def test_a_package_that_is_not_installed_is_named_with_its_extra(make: Any, extr
         make()
 
 
-# -- Weights & Biases, whose service cannot be asked here: what it is told ----------------------------------------------
+# -- Weights & Biases, whose service cannot be asked here: what it is told -----------------------------------------
 
 
 class FakeWandbRun:
