@@ -226,7 +226,7 @@ def write_results(run: Run, report: Report, history: History, target: Path, titl
     paths = {"model": target / "model.npz", "history": target / "history.json"}
     write_arrays(result.arrays, paths["model"])
     history.take(result)
-    told = {name: value for name, value in report.as_json().items() if name not in ("paths", "rounds")}
+    told = {name: value for name, value in report.as_json().items() if name not in ("paths", "rounds", "seconds")}
     write_json({**told, **history.to_dict()}, paths["history"])
     plot = target / "convergence.png"
     alone = {} if report.alone is None else {"accuracy": (report.alone, "trained alone (mean)")}
