@@ -293,7 +293,7 @@ def check_federation(relay: Relay) -> Iterator[Finding]:
             f"{len(pending)} wait for a free slot",
             "start another fedq superlink, or one with more --runs; or stop a run",
         )
-    nodes = list_nodes(relay)
+    nodes = list_nodes(relay, details=False)
     away = [node.name for node in nodes if not node.online]
     if not nodes:
         yield Finding("warning", "nodes", "none is registered", "start one with fedq supernode --name NAME")

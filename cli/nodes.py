@@ -29,7 +29,7 @@ def nodes(ctx: click.Context, labels: tuple[str, ...], redis_url: str | None, as
 
     selector = parse_labels(labels, "--node-label")
     with relay(redis_url) as handle:
-        found = list_nodes(handle, selector)
+        found = list_nodes(handle, selector, details=as_json)
     if as_json:
         print_json(
             [

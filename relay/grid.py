@@ -159,8 +159,7 @@ class RedisGrid(Grid):
         time.sleep(min(timeout, ROSTER_CHECK))
 
     def _roster(self, *, registered: bool = False) -> list[str]:
-        states = nodes.list_nodes(self.relay, self.info.selector)
-        return sorted(state.name for state in states if registered or state.online)
+        return nodes.roster(self.relay, self.info.selector, registered=registered)
 
     # -- push ----------------------------------------------------------------------------------------------------------
 

@@ -16,5 +16,7 @@ else
   redis.call('DEL', KEYS[1])
   if ttl > 0 then redis.call('SET', KEYS[1], ARGV[1], 'PX', ttl) end
 end
-if KEYS[2] and ttl > 0 then redis.call('SET', KEYS[2], '1', 'PX', ARGV[5]) end
+if KEYS[2] and ttl > 0 and redis.call('PEXPIRE', KEYS[2], ARGV[5]) == 0 then
+  redis.call('SET', KEYS[2], '1', 'PX', ARGV[5])
+end
 return {'OK'}

@@ -125,9 +125,14 @@ MUTATIONS = [
     M("beat", ", 'PX', ttl"),
     M("beat", "if holder == ARGV[1] then", "if true then"),
     M("beat", "redis.call('PEXPIRE', KEYS[1], ttl)"),
-    M("beat", "if KEYS[2] and ttl > 0 then redis.call('SET', KEYS[2], '1', 'PX', ARGV[5]) end"),
-    M("beat", "KEYS[2] and ttl > 0", "KEYS[2]"),
+    M("beat", "redis.call('SET', KEYS[2], '1', 'PX', ARGV[5])"),
+    M("beat", "KEYS[2] and ttl > 0 and", "KEYS[2] and"),
+    M("beat", "redis.call('PEXPIRE', KEYS[2], ARGV[5]) == 0", "redis.call('EXISTS', KEYS[2]) == 0"),
     M("beat", ", 'PX', ARGV[5]"),
+    # -- infos ---
+    M("infos", "tostring(redis.call('EXISTS', node .. 'alive'))", "'1'"),
+    M("infos", " or ''"),
+    M("infos", ".. ':'", ".. ':x'"),
     # -- enqueue ---
     M("enqueue", "if redis.call('EXISTS', KEYS[1]) == 1 then", "if false then"),
     M("enqueue", "redis.call('HGET', KEYS[1], 'enqueue_mark') == ARGV[3]", "true"),

@@ -226,12 +226,36 @@ def test_an_extended_lease_begins_anew_and_brings_the_heartbeat(steps: Steps) ->
     assert nodes.take_dispatcher(relay, "a", "p", lease=90, alive=60).held
     assert 60_000 < relay.redis.pttl(lease) <= 90_000
     assert 30_000 < relay.redis.pttl(heartbeat) <= 60_000
+    assert nodes.take_dispatcher(relay, "a", "p", lease=90, alive=120).held
+    assert 60_000 < relay.redis.pttl(heartbeat) <= 120_000
 
     relay.redis.delete(heartbeat)
     assert nodes.take_dispatcher(relay, "a", "q", alive=60).holder == "p"
     assert not relay.redis.exists(heartbeat)
     assert relay.call("beat", [lease, heartbeat], ["p", 0, 0, "", 60_000]) == [b"OK"]
     assert not relay.redis.exists(lease, heartbeat)
+
+
+def test_nodes_are_listed_with_what_they_say_of_themselves(steps: Steps) -> None:
+    said = nodes.NodeInfo({"site": "north"}, slots=2, isolation="run", host="h", pid=7, details={"fedq": "1"})
+    nodes.register(steps.relay, "c", said)
+    nodes.register(steps.relay, "d", nodes.NodeInfo({"site": "south"}))
+    nodes.add(steps.relay, "e")
+    nodes.beat(steps.relay, "c")
+
+    listed = {state.name: state for state in nodes.list_nodes(steps.relay)}
+    assert list(listed) == ["a", "b", "c", "d", "e"]
+    assert listed["c"] == nodes.NodeState("c", True, said)
+    assert listed["d"] == nodes.NodeState("d", False, nodes.NodeInfo({"site": "south"}))
+    assert listed["e"] == nodes.NodeState("e", False, nodes.NodeInfo(slots=0, isolation=""))
+    assert nodes.list_nodes(steps.relay, {"site": "south"}) == [listed["d"]]
+    assert nodes.roster(steps.relay, {"site": "north"}) == ["c"]
+    assert nodes.roster(steps.relay, {"site": "south"}) == []
+    assert nodes.roster(steps.relay, registered=True) == list(listed)
+    assert "c" in nodes.roster(steps.relay)
+    assert "d" not in nodes.roster(steps.relay)
+    (brief,) = nodes.list_nodes(steps.relay, {"site": "north"}, details=False)
+    assert brief.info.details == {}
 
 
 def test_what_must_go_through_when_the_memory_is_full_goes_through(real_steps: Steps) -> None:
