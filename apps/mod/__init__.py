@@ -7,6 +7,7 @@ outermost.
 
 from fedq.apps.mod.clipping import LocalDpMod, adaptiveclipping_mod, fixedclipping_mod
 from fedq.apps.mod.compose import ClientAppCallable, Mod, make_ffn
+from fedq.apps.mod.secaggplus import secaggplus_mod
 from fedq.apps.mod.sizes import arrays_size_mod, message_size_mod, parameters_size_mod
 
 __all__ = [
@@ -19,4 +20,5 @@ __all__ = [
     "make_ffn",
     "message_size_mod",
     "parameters_size_mod",
+    "secaggplus_mod",
 ]

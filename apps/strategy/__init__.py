@@ -25,6 +25,7 @@ from fedq.apps.strategy.krum import Krum
 from fedq.apps.strategy.multikrum import MultiKrum
 from fedq.apps.strategy.qfedavg import QFedAvg
 from fedq.apps.strategy.result import Result
+from fedq.apps.strategy.secaggplus import SecAggPlus
 from fedq.apps.strategy.strategy import ReplyFailure, Strategy
 
 __all__ = [
@@ -51,5 +52,6 @@ __all__ = [
     "QFedAvg",
     "ReplyFailure",
     "Result",
+    "SecAggPlus",
     "Strategy",
 ]

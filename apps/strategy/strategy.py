@@ -88,6 +88,10 @@ class Strategy(ABC):
         """Keyword arguments of `Grid.stream` for a phase with this many messages. None by default."""
         return {}
 
+    def further_messages(self) -> Iterable[str]:
+        """Ids of messages of the round in progress which the strategy sent itself. None by default."""
+        return ()
+
     @property
     def failures(self) -> tuple[ReplyFailure, ...]:
         """The replies of the round in progress that were not aggregated, as far as `record_failure` was told."""
@@ -208,7 +212,7 @@ class Strategy(ABC):
             grid.emit("round", event)
             log.info("round %d of %d: %s", server_round, num_rounds, event)
             progress.round, progress.state = server_round, self.save_state()
-            checkpoint.write(progress, folded=(*train.message_ids, *evaluate.message_ids))
+            checkpoint.write(progress, folded=(*train.message_ids, *evaluate.message_ids, *self.further_messages()))
 
         if self.max_failed_rounds is not None and 0 < num_rounds <= progress.failed_rounds:
             raise NoUsableReplies(progress.failed_rounds, progress.last_failure, run_id=grid.run_id)

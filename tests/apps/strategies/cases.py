@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from fedq.apps import strategy as strategies
-from fedq.apps.mod import adaptiveclipping_mod, fixedclipping_mod
+from fedq.apps.mod import adaptiveclipping_mod, fixedclipping_mod, secaggplus_mod
 from fedq.apps.strategy import FedAvg, Strategy
 from tests.apps.strategies.scripted import Arrays, Reply, Rounds
 
@@ -166,6 +166,7 @@ CASES = [
         label=f"{ADAPTIVE_AT_NODES}-noise",
     ),
     Case("QFedAvg", {"client_learning_rate": 0.1, "q": 0.0}, label="QFedAvg-mean"),
+    Case("SecAggPlus", ours={"clipping_range": 100.0}, wraps=True, mods=(secaggplus_mod,)),
 ]
 
 PEERS = [case for case in CASES if not case.ours]

@@ -25,6 +25,7 @@ STRATEGIES = {
     "Krum",
     "MultiKrum",
     "QFedAvg",
+    "SecAggPlus",
     "Strategy",
 }
 OTHERS = {"CheckpointError", "NoUsableReplies", "ReplyFailure", "Result"}
@@ -38,6 +39,7 @@ MODS = {
     "make_ffn",
     "message_size_mod",
     "parameters_size_mod",
+    "secaggplus_mod",
 }
 
 

@@ -1,0 +1,372 @@
+"""Secure aggregation: the exact sum of those that are left, and a server that sees nothing but it."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+import fedq.apps.wire as wire
+from fedq.apps import ArrayRecord, ConfigRecord, Context, Grid, Message, RecordDict, ServerApp
+from fedq.apps.error import ErrorCode
+from fedq.apps.errors import InconsistentReply, StrategyError
+from fedq.apps.mod import secaggplus_mod
+from fedq.apps.secagg import keys, stages, vector
+from fedq.apps.strategy import FedAvg, FedAvgM, FedMedian, NoUsableReplies, SecAggPlus
+from fedq.apps.testing import Federation, FederationRun, ask
+from tests.apps.strategies.cases import replies
+from tests.apps.strategies.scripted import plain, record, scripted_app
+
+STAGES = (stages.SETUP, stages.SHARE, stages.COLLECT, stages.UNMASK)
+OPTIONS: dict[str, Any] = {"clipping_range": 64.0}
+
+
+class Watched:
+    """A run with `nodes` nodes, some of which drop out; keeps all that the server was given, and each masked sum."""
+
+    def __init__(
+        self,
+        nodes: int,
+        drops: Mapping[int, str] | None = None,
+        *,
+        node_config: Callable[[int], dict[str, Any]] = lambda number: {},
+        rounds: int = 1,
+        **options: Any,
+    ) -> None:
+        self.initial, self.rounds = replies("float32", rounds=rounds, nodes=nodes)
+        self.names = [f"node-{number}" for number in range(nodes)]
+        self.drops = {self.names[node]: stage for node, stage in (drops or {}).items()}
+        self.options = {**OPTIONS, **options}
+        self.strategy = SecAggPlus(FedAvg(fraction_evaluate=0.0, max_failed_rounds=1), **self.options)
+        self.sums: list[NDArray[Any]] = []
+        self.received: list[bytes] = []
+        self.masked: list[NDArray[Any]] = []
+        secure_sum = self.strategy._secure_sum
+
+        def kept(replies: Any) -> tuple[NDArray[Any], int]:
+            total, count = secure_sum(replies)
+            self.sums.append(total.copy())
+            return total, count
+
+        self.strategy._secure_sum = kept  # type: ignore[method-assign]
+        configs = {
+            name: {"partition-id": number, "num-partitions": nodes, **node_config(number)}
+            for number, name in enumerate(self.names)
+        }
+        self.federation = Federation(configs, on_message=self._maybe_drop)
+        app = ServerApp()
+
+        @app.main()
+        def main(grid: Grid, context: Context) -> None:
+            self.strategy.start(grid, record(self.initial), num_rounds=rounds)
+
+        self.run = self.federation.begin(app, scripted_app(self.rounds, [secaggplus_mod]))
+        answer = self.run.answer
+
+        def listening(message_id: str, answered: Any) -> None:
+            answer(message_id, answered)
+            if isinstance(answered, bytes):
+                self.received.append(answered)
+                reply = self.run.reply(message_id)
+                if reply is not None and stages.MASKED in reply.content:
+                    self.masked.append(reply.content.array_records[stages.MASKED][stages.MASKED].numpy())
+
+        self.run.answer = listening  # type: ignore[method-assign]
+
+    def _maybe_drop(self, message: Message) -> None:
+        stage = message.content.config_records[stages.RECORD]["stage"]
+        node = message.metadata.dst_node_id
+        if node in self.drops and STAGES.index(str(stage)) >= STAGES.index(self.drops[node]):
+            self.federation.fail(node, RuntimeError("the site lost its power"), times=1)
+
+    def execute(self) -> FederationRun:
+        return self.run.execute()
+
+    def quantized(self, node: int) -> NDArray[Any]:
+        reply = self.rounds[0][node]
+        return self.strategy.quantization.quantized(record(self.initial), record(reply.arrays), reply.examples)
+
+    def expected(self, nodes: Any) -> NDArray[Any]:
+        total: NDArray[Any] = sum(self.quantized(node) for node in nodes)  # type: ignore[assignment]
+        return total
+
+
+# -- the sum -----------------------------------------------------------------------------------------------------------
+
+
+def test_the_sum_is_that_of_the_quantised_updates_to_the_last_bit() -> None:
+    watched = Watched(5)
+    run = watched.execute()
+    assert np.array_equal(watched.sums[0], watched.expected(range(5)))
+    assert run.result.train_metrics_clientapp[1]["secagg-nodes"] == 5
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_the_largest_tolerated_number_of_drop_outs_gives_the_exact_sum(stage: str) -> None:
+    nodes = 7
+    tolerated = Watched(nodes).strategy.tolerated_dropouts(nodes)
+    assert tolerated == 2
+    for gone in ((0, 1), (2, 6)):
+        watched = Watched(nodes, dict.fromkeys(gone, stage))
+        watched.execute()
+        # Who drops out after its masked update has arrived is in the sum.
+        left = range(nodes) if stage == stages.UNMASK else set(range(nodes)) - set(gone)
+        assert np.array_equal(watched.sums[0], watched.expected(left))
+
+
+@pytest.mark.parametrize("stage", [stages.SHARE, stages.COLLECT, stages.UNMASK])
+def test_one_more_fails_with_words(stage: str) -> None:
+    watched = Watched(7, dict.fromkeys((0, 3, 6), stage))
+    with pytest.raises(NoUsableReplies, match=r"too many nodes have dropped out.*of 7 nodes 2 may drop out"):
+        watched.execute()
+    assert watched.sums == []
+    (event,) = [event for event in watched.run.events if event.kind == "secagg-failed"]
+    assert "too many nodes" in str(event.data["reason"])
+
+
+def test_drop_outs_at_different_stages_count_together() -> None:
+    watched = Watched(10, {1: stages.SHARE, 4: stages.COLLECT, 5: stages.UNMASK})
+    assert watched.strategy.tolerated_dropouts(10) == 3
+    watched.execute()
+    assert np.array_equal(watched.sums[0], watched.expected(set(range(10)) - {1, 4}))
+
+
+def test_with_few_neighbours_each_the_sum_is_the_same() -> None:
+    watched = Watched(12, {3: stages.COLLECT}, num_neighbours=6)
+    assert watched.strategy.tolerated_dropouts(12) == 2
+    watched.execute()
+    assert np.array_equal(watched.sums[0], watched.expected(set(range(12)) - {3}))
+
+
+def test_a_node_that_shares_with_few_is_tied_to_as_many_and_they_to_it() -> None:
+    strategy = SecAggPlus(FedAvg(), num_neighbours=4)
+    graph = strategy._graph({f"n{i}": stages.PublicKeys(b"", bytes([i])) for i in range(11)})
+    assert {len(around) for around in graph.values()} == {4}
+    assert all(node in graph[other] and node != other for node, around in graph.items() for other in around)
+
+
+def test_the_average_is_that_of_fedavg_within_the_steps() -> None:
+    watched = Watched(5)
+    model = plain(watched.execute().result.arrays)
+    total = sum(reply.examples for reply in watched.rounds[0])
+    for name, array in model.items():
+        mean = sum(reply.arrays[name].astype(float) * reply.examples for reply in watched.rounds[0]) / total
+        assert array.dtype == np.float32
+        assert np.allclose(array, mean, atol=1e-6)
+
+
+def test_a_modulus_of_32_bits_halves_the_vectors_and_is_as_exact() -> None:
+    watched = Watched(5, {2: stages.COLLECT}, modulus_bits=32, quantization_bits=20, max_weight=100)
+    watched.execute()
+    assert watched.sums[0].dtype == np.uint32
+    assert np.array_equal(watched.sums[0], watched.expected({0, 1, 3, 4}))
+
+
+def test_it_wraps_what_makes_something_of_the_average_and_nothing_else() -> None:
+    SecAggPlus(FedAvgM())
+    with pytest.raises(TypeError, match="no single reply"):
+        SecAggPlus(FedMedian())
+
+
+# -- what the server holds ---------------------------------------------------------------------------------------------
+
+
+def parts(watched: Watched, node: int) -> list[bytes]:
+    """What would give a node's update away: its arrays, its integers, and pieces of them."""
+    reply = watched.rounds[0][node]
+    arrays = [array.tobytes() for array in reply.arrays.values() if array.ndim]
+    whole = watched.quantized(node)
+    return [*arrays, *(whole[at : at + 3].tobytes() for at in range(len(whole) - 2))]
+
+
+@pytest.mark.parametrize("drops", [{}, {1: stages.COLLECT}, {1: stages.UNMASK, 2: stages.COLLECT}], ids=str)
+def test_the_server_never_holds_an_unmasked_update(drops: dict[int, str]) -> None:
+    watched = Watched(7, drops)
+    run = watched.execute()
+    secret = [piece for node in range(7) for piece in parts(watched, node)]
+    held = [*watched.received, *run.checkpoints]
+    assert len(watched.received) > 20
+    for data, piece in itertools.product(held, secret):
+        assert piece not in data
+    # Nor is a masked vector the update of a node, whatever known vector is taken off.
+    for masked, node in itertools.product(watched.masked, range(7)):
+        assert not (masked == watched.quantized(node)).any()
+
+
+def test_an_update_that_comes_too_late_stays_hidden_by_the_seed_of_its_node() -> None:
+    """The server has the mask key of a node that dropped out; without its seed the vector stays noise."""
+    watched = Watched(5, {1: stages.UNMASK})
+    watched.execute()
+    revealed = [data for data in watched.received if b"unmask" in data]
+    assert len(revealed) == 4
+    late = Watched(5, {1: stages.COLLECT})
+    late.execute()
+    for data in (data for data in late.received if b"unmask" in data):
+        content = wire.decode(data)
+        shares = stages.payload(content, stages.UNMASK, "strategy 1, round 1", stages.RevealedShares)
+        assert "node-1" in shares.keys
+        assert "node-1" not in shares.seeds
+        assert not shares.keys.keys() & shares.seeds.keys()
+
+
+def test_the_same_update_is_masked_anew_in_each_round() -> None:
+    watched = Watched(4, rounds=2)
+    watched.rounds[1] = watched.rounds[0]  # type: ignore[index]
+    watched.execute()
+    first, second = watched.masked[:4], watched.masked[4:]
+    assert all(not np.array_equal(one, other) for one in first for other in second)
+
+
+def test_secrets_are_gone_from_the_context_when_the_round_is_over() -> None:
+    run = Watched(4).execute()
+    assert all(stages.RECORD not in context.state for context in run.contexts.values())
+
+
+def test_with_a_key_file_the_context_holds_no_secret_in_the_clear(tmp_path: Path) -> None:
+    drawn: list[bytes] = []
+    path = tmp_path / "key"
+    path.write_bytes(bytes(range(32)))
+    watched = Watched(4, dict.fromkeys(range(4), stages.UNMASK), node_config=lambda _: {"secagg-key-file": str(path)})
+    fresh = keys.fresh_secret
+
+    def noted() -> bytes:
+        drawn.append(fresh())
+        return drawn[-1]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(keys, "fresh_secret", noted)
+        with pytest.raises(NoUsableReplies):
+            watched.execute()
+    assert len(drawn) == 12
+    for context in watched.run.contexts.values():
+        kept = context.state.config_records[stages.RECORD]["kept"]
+        assert isinstance(kept, bytes)
+        assert not any(secret in kept for secret in drawn)
+
+
+# -- what a node refuses -----------------------------------------------------------------------------------------------
+
+
+def refused(content: RecordDict, context: Context | None = None) -> str:
+    reply = ask(scripted_app([[]], [secaggplus_mod]), content, context=context)
+    assert reply.error.code == ErrorCode.MOD_FAILED_PRECONDITION
+    return str(reply.error.reason)
+
+
+def stage(name: str, payload: Any = None) -> RecordDict:
+    return RecordDict({stages.RECORD: stages.record(name, "s", payload)})
+
+
+def node_context() -> Context:
+    return Context(run_id=1, node_id="node-0", node_config={}, state=RecordDict(), run_config={})
+
+
+def test_a_node_does_not_train_for_a_server_that_asks_without_masks() -> None:
+    content = RecordDict({"arrays": ArrayRecord([np.zeros(2)]), "config": ConfigRecord({"server-round": 1})})
+    assert "not sent unmasked" in refused(content)
+
+
+def test_a_node_does_not_answer_a_stage_out_of_turn() -> None:
+    assert "that round is over" in refused(stage(stages.UNMASK, stages.UnmaskRequest([], [])))
+    context = node_context()
+    assert not ask(scripted_app([[]], [secaggplus_mod]), stage(stages.SETUP), context=context).has_error()
+    assert "in turn" in refused(stage(stages.UNMASK, stages.UnmaskRequest([], [])), context)
+
+
+def test_a_node_does_not_share_so_that_half_of_its_neighbours_could_unmask_it() -> None:
+    context = node_context()
+    ask(scripted_app([[]], [secaggplus_mod]), stage(stages.SETUP), context=context)
+    around = {
+        f"node-{i}": stages.PublicKeys(keys.public_key(b"a" * 16), keys.public_key(b"b" * 16)) for i in (1, 2, 3, 4)
+    }
+    assert "more than half" in refused(stage(stages.SHARE, stages.ShareRequest(2, around)), context)
+
+
+def test_a_node_does_not_reveal_both_secrets_of_another() -> None:
+    watched = Watched(5)
+    ask_all = watched.strategy._ask
+
+    def greedy(stage: str, payloads: dict[str, Any]) -> Any:
+        if stage == stages.UNMASK:
+            payloads = {node: stages.UnmaskRequest(p.survivors, p.survivors[:1]) for node, p in payloads.items()}
+        return ask_all(stage, payloads)
+
+    watched.strategy._ask = greedy  # type: ignore[method-assign]
+    with pytest.raises(NoUsableReplies):
+        watched.execute()
+    reasons = [str(e.data["reason"]) for e in watched.run.events if e.kind == "reply-failed"]
+    assert len(reasons) == 5
+    assert all("would unmask it" in reason for reason in reasons)
+
+
+def test_a_weight_beyond_the_largest_is_refused_with_words() -> None:
+    watched = Watched(4, max_weight=5)
+    with pytest.raises(NoUsableReplies):
+        watched.execute()
+    reasons = [str(e.data["reason"]) for e in watched.run.events if e.kind == "reply-failed"]
+    assert any("max_weight" in reason for reason in reasons)
+
+
+def test_what_does_not_fit_the_modulus_is_said_before_anything_is_sent() -> None:
+    watched = Watched(4, modulus_bits=32)
+    with pytest.raises(StrategyError, match="lower max_weight or quantization_bits"):
+        watched.execute()
+    assert watched.run.messages == 0
+
+
+def test_two_nodes_are_too_few() -> None:
+    with pytest.raises(StrategyError, match="three nodes"):
+        Watched(2).execute()
+
+
+# -- the parts ---------------------------------------------------------------------------------------------------------
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.integers(2, 6), st.integers(0, 3), st.binary(min_size=16, max_size=16), st.randoms())
+def test_any_threshold_of_shares_gives_the_secret(threshold: int, more: int, secret: bytes, random: Any) -> None:
+    shares = keys.split(secret, threshold, threshold + more)
+    assert keys.combine(random.sample(shares, threshold)) == secret
+    if threshold > 2:
+        assert keys.combine(random.sample(shares, threshold - 1)) != secret
+
+
+def test_what_is_sealed_for_one_does_not_open_for_another() -> None:
+    place = "run 1, a to b"
+    a, b, c = (keys.fresh_secret() for _ in range(3))
+    sealed = keys.seal(keys.agreed(a, keys.public_key(b), place), b"share", place)
+    assert keys.unseal(keys.agreed(b, keys.public_key(a), place), sealed, place) == b"share"
+    for key, where in (
+        (keys.agreed(c, keys.public_key(a), place), place),
+        (keys.agreed(b, keys.public_key(a), place), "x"),
+    ):
+        with pytest.raises(InconsistentReply, match="does not open"):
+            keys.unseal(key, sealed, where)
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.lists(st.floats(-1e6, 1e6, width=32), min_size=1, max_size=8), st.integers(1, 1000))
+def test_a_quantised_update_comes_back_within_half_a_step(values: list[float], weight: int) -> None:
+    quantization = vector.Quantization(8.0, 24, 64)
+    sent = record({"0": np.zeros(len(values))})
+    vectors = quantization.quantized(sent, record({"0": np.array(values)}), weight)
+    average, total = quantization.average(sent, vectors)
+    assert total == weight
+    step = 16.0 / (2**24 - 1)
+    assert np.abs(plain(average)["0"] - np.clip(values, -8.0, 8.0)).max() <= step / 2 + 1e-12
+
+
+def test_masks_of_a_pair_cancel_whatever_the_length() -> None:
+    for size in (1, 131_072, 300_001):
+        numbers = np.zeros(size, dtype="<u8")
+        vector.add_mask(numbers, bytes(32), vector.pair_sign("a", "b"))
+        assert np.unique(numbers[: min(size, 100)]).size == min(size, 100)
+        vector.add_mask(numbers, bytes(32), vector.pair_sign("b", "a"))
+        assert not numbers.any()
