@@ -219,7 +219,7 @@ def list_nodes(
         flat = relay.call("infos", [relay.keys.nodes()], [*head, *part])
         for place, name in enumerate(part):
             there, *values = flat[place * width : (place + 1) * width]
-            labels = json.loads(values[0] or b"{}")
+            labels = json.loads(values[0].decode()) if values[0] else {}
             if not selector or matches(labels, selector):
                 states.append(NodeState(name, there == b"1", _parse_info(labels, *values[1:])))
     return states
@@ -234,5 +234,5 @@ def _parse_info(
         isolation=text(isolation),
         host=text(host),
         pid=int(pid or 0),
-        details=json.loads(details or b"{}"),
+        details=json.loads(details.decode()) if details else {},
     )
