@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 
 from fedq.apps.context import Context
 from fedq.apps.error import Error, ErrorCode
-from fedq.apps.errors import AppError, InvalidReply, UnknownAction
+from fedq.apps.errors import AppError, InvalidReply, ReplyRefused, UnknownAction
 from fedq.apps.lifespan import Lifespan, LifespanFunction, make_lifespan, no_lifespan
 from fedq.apps.message import Message
 from fedq.apps.message_type import MessageType
@@ -57,7 +57,7 @@ class ClientApp:
         """
         with self._lifespan(context):
             reply = self._function(message)(message, context)
-        _check_reply(message, reply)
+        check_reply(message, reply)
         return reply
 
     def train(
@@ -143,7 +143,7 @@ def answer(app: Callable[[Message, Context], Message], message: Message, context
     """
     try:
         reply = app(message, context)
-        _check_reply(message, reply)
+        check_reply(message, reply)
     except Exception as exc:
         return Message(error_of(exc), reply_to=message)
     return reply
@@ -155,6 +155,8 @@ def error_of(exc: BaseException) -> Error:
         return Error(ErrorCode.UNKNOWN_ACTION, str(exc))
     if isinstance(exc, InvalidReply):
         return Error(ErrorCode.INVALID_REPLY, str(exc))
+    if isinstance(exc, ReplyRefused):
+        return Error(ErrorCode.MOD_FAILED_PRECONDITION, str(exc))
     reason = f"{type(exc).__name__}: {exc}" if str(exc) else type(exc).__name__
     trace = "".join(traceback.format_exception(exc))
     return Error(ErrorCode.CLIENT_APP_RAISED_EXCEPTION, reason, traceback=trace)
@@ -169,7 +171,12 @@ def _shown(full_name: str) -> str:
     return repr(full_name.removesuffix(f".{DEFAULT_ACTION}"))
 
 
-def _check_reply(message: Message, reply: object) -> None:
+def check_reply(message: Message, reply: object) -> None:
+    """Whether something is a reply to this message.
+
+    Raises:
+        InvalidReply: it is not.
+    """
     asked = message.metadata
     if isinstance(reply, Message):
         got = reply.metadata

@@ -13,6 +13,7 @@
           ├── InvalidReply             what a ClientApp returned is no reply to its message
           ├── InconsistentReply        a reply whose content does not fit the other replies or the model
           ├── CheckpointUnavailable    `context.save` where no checkpoint can be written
+          ├── ReplyRefused             a mod does not let a reply out
           └── StrategyError            a strategy cannot go on
 
 Layers above add branches of their own. An error carries the ids that are known: `run_id`, `node_id`, `message_id`.
@@ -29,6 +30,7 @@ __all__ = [
     "InconsistentReply",
     "InvalidReply",
     "MessageInitializationError",
+    "ReplyRefused",
     "StrategyError",
     "TooFewNodes",
     "UnencodableValue",
@@ -101,6 +103,11 @@ class InconsistentReply(AppError):
 
 class CheckpointUnavailable(AppError):
     """`context.save` was called where no checkpoint can be written."""
+
+
+class ReplyRefused(AppError):
+    """A mod does not let a reply out. Its text goes to the ServerApp: it should say which rule was broken, not quote
+    what was to be kept back."""
 
 
 class StrategyError(AppError):

@@ -39,6 +39,7 @@ def nodes(ctx: click.Context, labels: tuple[str, ...], redis_url: str | None, as
                     "labels": dict(node.labels),
                     "slots": node.info.slots,
                     "isolation": node.info.isolation,
+                    "mods": list(node.info.mods),
                     "host": node.info.host,
                     "details": dict(node.info.details),
                 }
@@ -46,8 +47,9 @@ def nodes(ctx: click.Context, labels: tuple[str, ...], redis_url: str | None, as
             ]
         )
         return
+    imposing = any(node.info.mods for node in found)
     print_table(
-        ["NODE", "STATE", "SLOTS", "ISOLATION", "LABELS", "HOST"],
+        ["NODE", "STATE", "SLOTS", "ISOLATION", "LABELS", "HOST", *(["MODS"] if imposing else [])],
         [
             [
                 node.name,
@@ -56,6 +58,7 @@ def nodes(ctx: click.Context, labels: tuple[str, ...], redis_url: str | None, as
                 node.info.isolation,
                 " ".join(f"{key}={value}" for key, value in sorted(node.labels.items())),
                 node.info.host,
+                *([" ".join(_brief(mod) for mod in node.info.mods)] if imposing else []),
             ]
             for node in found
         ],
@@ -63,6 +66,11 @@ def nodes(ctx: click.Context, labels: tuple[str, ...], redis_url: str | None, as
         if not selector
         else "no node has these labels; fedq nodes lists them all",
     )
+
+
+def _brief(mod: str) -> str:
+    """The name of a mod without module and arguments, for the table; ``--json`` has all of it."""
+    return mod.partition(":")[2].partition("(")[0].rpartition(".")[2]
 
 
 @nodes.command()

@@ -14,9 +14,10 @@ F = TypeVar("F", bound=Callable[..., Any])
 if TYPE_CHECKING:
     Seconds = click.ParamType[float]
     Bytes = click.ParamType[int]
+    Text = click.ParamType[str]
 else:
     # Only newer versions of click have a type parameter there.
-    Seconds = Bytes = click.ParamType
+    Seconds = Bytes = Text = click.ParamType
 
 
 def redis_option(command: F) -> F:
@@ -98,6 +99,26 @@ class Size(Bytes):
             return int(float(digits) * self._UNITS[word[len(digits) :].strip()])
         except (ValueError, KeyError, OverflowError):
             self.fail(f"{value!r} is no size; write 500MB, 2GB or a number of bytes", param, ctx)
+
+
+class ModText(Text):
+    """An option type: the name of a mod. In a variable, spaces outside of brackets stand between names."""
+
+    name = "mod"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        return str(value)
+
+    def split_envvar_value(self, rv: str) -> list[str]:
+        """The names in the value of a variable."""
+        names, depth = [""], 0
+        for letter in rv:
+            depth += (letter in "([{") - (letter in ")]}")
+            if letter.isspace() and depth <= 0:
+                names.append("")
+            else:
+                names[-1] += letter
+        return [name for name in names if name]
 
 
 def track_option(command: F) -> F:

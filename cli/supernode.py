@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from fedq.cli.options import Duration, Size, debug_option, grace_option, log_format_option, redis_option
+from fedq.cli.options import Duration, ModText, Size, debug_option, grace_option, log_format_option, redis_option
 from fedq.cli.values import parse_labels, parse_pairs
 
 if TYPE_CHECKING:
@@ -57,10 +57,18 @@ def node_options(command: F) -> F:
                 help="Trust this app, signed or not.",
             ),
             click.option(
+                "--mod",
+                "mods",
+                multiple=True,
+                type=ModText(),
+                metavar="MODULE:NAME",
+                help="Impose this mod on everything that ClientApps reply, such as "
+                "'fedq.apps.mod:SizeLimitMod(1000000)'. The first is the outermost.",
+            ),
+            click.option(
                 "--ship-logs/--no-ship-logs",
-                default=True,
-                show_default=True,
-                help="Let ClientApps' output into the run's log.",
+                default=None,
+                help="Let ClientApps' output into the run's log. [default: yes; with --mod: no]",
             ),
             click.option("--queue-url", metavar="URL", help="Server of this node's RQ queue. [default: the relay's]"),
             click.option("--cache-dir", type=click.Path(path_type=Path, file_okay=False), help="For apps and arrays."),
@@ -99,7 +107,8 @@ def settings_of(name: str, labels: tuple[str, ...], redis_url: str | None, optio
         grace=options["grace"],
         time_limit=options["time_limit"],
         trust=TrustPolicy.of(keys=options["trust_keys"], digests=options["trust_digests"]),
-        ship_logs=options["ship_logs"],
+        ship_logs=not options["mods"] if options["ship_logs"] is None else options["ship_logs"],
+        mods=options["mods"],
         cache_dir=options["cache_dir"],
         threads=options["threads"] or None,
         log_format=options["log_format"],

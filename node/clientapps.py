@@ -12,6 +12,7 @@ from fedq.apps.wire import encode_error
 from fedq.node.bundle import AppCache
 from fedq.node.cache import ObjectCache
 from fedq.node.execution import Errand, Execution
+from fedq.node.imposed import Imposed
 from fedq.node.rehearsal import rehearse
 from fedq.node.settings import NodeSettings
 from fedq.relay import claims, messages, runs
@@ -31,6 +32,8 @@ class ClientAppWork(Work):
         self.settings = settings
         self.cache = ObjectCache(settings.cache_folder / "arrays", settings.cache_bytes)
         self.apps = AppCache(settings.cache_folder, self.cache)
+        # Before any app is loaded, whose modules might have the same names.
+        self.imposed = Imposed(settings.mods)
         self._worker = process_name()
         self._relay: Relay | None = None
         self._renewals: Relay | None = None
@@ -131,6 +134,7 @@ class ClientAppAssignment(Assignment):
             self.errand,
             apps=self.work.apps,
             cache=self.work.cache,
+            imposed=self.work.imposed,
             on_claim=self._claimed,
             on_error=self._failed,
         ).run()

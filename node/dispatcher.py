@@ -14,6 +14,7 @@ from queue import Empty, SimpleQueue
 from typing import Any
 
 from fedq.apps.errors import FedqError
+from fedq.node.imposed import ModsDiffer, check_same
 from fedq.node.inbox import Arrived, Backlog, InboxReader, Lost, Waiting, ensure_group
 from fedq.node.jobqueue import LOST_JOB, Dispatched, JobQueue
 from fedq.node.role import WORKER, Role
@@ -114,6 +115,8 @@ class Dispatcher:
     def run(self) -> None:
         """Serve until :meth:`stop`. Outages are waited for; a lost role is waited for as well.
 
+        Raises ModsDiffer when an additional worker finds that the SuperNode imposes other mods.
+
         At the end the node is offline and the role is free, if the server can still be told.
         """
         reader: InboxReader | None = None
@@ -140,6 +143,8 @@ class Dispatcher:
                             said = ""
                     pauses.reset()
                     self._serve_once()
+                except ModsDiffer:
+                    raise
                 except FedqError as error:
                     self._synced = False
                     if str(error) != said:
@@ -205,6 +210,8 @@ class Dispatcher:
         if self.role.held and self._clock() < self._beat_at + self.settings.heartbeat:
             return True
         had = self.role.held
+        if self.role.holder.kind == WORKER:
+            check_same(self.node, self.settings.mods, nodes.imposed(self.relay, self.node))
         if not self.role.take(alive=self.settings.heartbeat * 3 + 1 if self._online else None):
             if had:
                 logger.warning("node %s: %s took over as dispatcher; standing by", self.node, self.role.other)

@@ -20,10 +20,12 @@ from fedq.apps.error import Error, ErrorCode
 from fedq.apps.errors import AppError, WireError
 from fedq.apps.message import Message, make_message
 from fedq.apps.metadata import Metadata
+from fedq.apps.mod import ClientAppCallable
 from fedq.apps.recorddict import RecordDict
 from fedq.apps.wire import Encoded, decode, decode_user_config, encode, encode_error, referenced
 from fedq.node.bundle import AppCache, AppUnavailable
 from fedq.node.cache import ObjectCache
+from fedq.node.imposed import Imposed
 from fedq.node.jobqueue import describe
 from fedq.node.settings import NodeSettings
 from fedq.relay import claims, messages, nodes, objects
@@ -103,6 +105,7 @@ class Execution:
         *,
         apps: AppCache,
         cache: ObjectCache,
+        imposed: Imposed | None = None,
         on_claim: Callable[[int], None] = lambda attempt: None,
         on_error: Callable[[Error], None] = lambda error: None,
         clock: Callable[[], float] = time.monotonic,
@@ -113,6 +116,7 @@ class Execution:
         self.errand = errand
         self.apps = apps
         self.cache = cache
+        self.imposed = imposed if imposed is not None else Imposed(settings.mods)
         self._on_claim = on_claim
         self._on_error = on_error
         self._clock = clock
@@ -183,16 +187,21 @@ class Execution:
             raise Failed(
                 ErrorCode.NODE_UNAVAILABLE, f"{e.node} does not have the labels that the run asks for ({wanted})"
             )
+        call: ClientAppCallable
         try:
-            client_app = self._insist(lambda: self.apps.load(self.relay, app))
+            call = self._insist(lambda: self.apps.load(self.relay, app))
         except AppUnavailable as error:
-            raise Failed(ErrorCode.LOAD_CLIENT_APP_EXCEPTION, str(error), error.traceback) from error
+            failed = Failed(ErrorCode.LOAD_CLIENT_APP_EXCEPTION, str(error), error.traceback)
+            if not self.imposed:
+                raise failed from error
+            # What the app's code says while it is loaded goes through the mods as well.
+            call = _failing(failed.error)
         context, before = self._context(claimed, app)
         message = self._message(instruction)
         trace: str | None = None
         try:
             app_started()
-            answer = client_app(message, context)
+            answer = self.imposed.answer(call, message, context) if self.imposed else call(message, context)
         except SystemExit as error:
             trace = traceback.format_exc()
             raise Failed(
@@ -356,6 +365,11 @@ class Execution:
             failure=failure,
             description=describe(e.run, e.type, e.group, e.node, claimed.attempt),
         )
+
+
+def _failing(error: Error) -> ClientAppCallable:
+    """Stands for an app that could not be loaded."""
+    return lambda message, context: Message(error, reply_to=message)
 
 
 def make_request(instruction: Instruction, content: RecordDict, node: str) -> Message:

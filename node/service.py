@@ -24,6 +24,7 @@ from typing import Any, TypeVar
 from fedq.apps.errors import FedqError
 from fedq.node.clientapps import ClientAppWork
 from fedq.node.dispatcher import Dispatcher
+from fedq.node.imposed import Imposed, ModsDiffer, check_same
 from fedq.node.role import SUPERNODE, WORKER, Holder, Role
 from fedq.node.settings import NodeSettings
 from fedq.relay import nodes
@@ -32,7 +33,7 @@ from fedq.relay.errors import RelayMisconfigured
 from fedq.relay.jobs import AppWorker
 from fedq.relay.jobs.processes import poll
 from fedq.relay.jobs.signals import StopSignal
-from fedq.relay.jobs.supervisor import ChildContext, ChildSpec, Supervisor
+from fedq.relay.jobs.supervisor import ChildContext, ChildSpec, Fatal, Supervisor
 from fedq.relay.logs import set_up_logging
 from fedq.relay.threads import limit_threads
 
@@ -59,6 +60,7 @@ def run_supernode(settings: NodeSettings) -> int:
     Raises:
         NodeTaken: another SuperNode of this name is alive.
         RelayAuthError: the server refuses us. RelayMisconfigured: the server would lose messages.
+        SettingsError: a mod that is to be imposed cannot be had.
     """
     with StopSignal() as told:
         return _run_supernode(settings, told)
@@ -71,20 +73,29 @@ def _run_supernode(settings: NodeSettings, told: StopSignal) -> int:
     def check_in(relay: Relay) -> bool:
         _check_server(relay)
         # A child extends this lease under the same name; until it does, nobody else gets the role.
-        return Role(relay, settings.name, holder, lease=_lease(settings)).take_or_refuse()
+        held = Role(relay, settings.name, holder, lease=_lease(settings)).take_or_refuse()
+        if not held:
+            # The worker that dispatches finds the difference, if there is one, and ends.
+            nodes.impose(relay, settings.name, settings.mods)
+        return held
 
     if not _with_server(settings, check_in, told):
         logger.info("node %s: an additional worker dispatches at the moment; standing by", settings.name)
     logger.info("SuperNode %s: %s", settings.name, _describe(settings))
     _say_trust(settings)
+    _say_mods(settings)
     return _serve(settings, holder, told)
 
 
 def run_worker(settings: NodeSettings) -> int:
     """Serve as additional workers of a node, on this machine; returns the exit status after SIGTERM or SIGINT.
 
-    ``settings.name`` names the node. Labels default to those that its SuperNode registered; config does not travel, and
-    has to be given as it is there. Takes over the dispatcher's role when no SuperNode of the name holds it.
+    ``settings.name`` names the node. Labels default to those that its SuperNode registered; config and mods do not
+    travel, and have to be given as they are there. Takes over the dispatcher's role when no SuperNode of the name holds
+    it.
+
+    Raises:
+        ModsDiffer: the SuperNode imposes other mods. Found out later, it ends the service (`ServiceFailed`).
     """
     with StopSignal() as told:
         return _run_worker(settings, told)
@@ -96,6 +107,7 @@ def _run_worker(settings: NodeSettings, told: StopSignal) -> int:
 
     def check_in(relay: Relay) -> Mapping[str, str]:
         _check_server(relay)
+        check_same(settings.name, settings.mods, nodes.imposed(relay, settings.name))
         with relay.errors():
             labels: Any = relay.redis.hget(relay.keys.node_info(settings.name), "labels")
         if labels is None:
@@ -107,6 +119,7 @@ def _run_worker(settings: NodeSettings, told: StopSignal) -> int:
         settings = replace(settings, labels=labels)
     logger.info("worker of node %s: %s", settings.name, _describe(settings))
     _say_trust(settings)
+    _say_mods(settings)
     return _serve(settings, holder, told)
 
 
@@ -116,6 +129,8 @@ def _run_worker(settings: NodeSettings, told: StopSignal) -> int:
 def _prepare(settings: NodeSettings) -> None:
     limit_threads(settings.threads)
     set_up_logging(settings.log_format)
+    # A mod that cannot be had ends the service before it has said a word to the server.
+    Imposed(settings.mods)
 
 
 def _with_server(settings: NodeSettings, action: Callable[[Relay], T], told: StopSignal) -> T:
@@ -166,6 +181,16 @@ def _say_trust(settings: NodeSettings) -> None:
     logger.log(level, "node %s %s", settings.name, settings.trust.describe())
 
 
+def _say_mods(settings: NodeSettings) -> None:
+    if not settings.mods:
+        return
+    logger.info("node %s imposes, from the outside in: %s", settings.name, ", ".join(settings.mods))
+    if settings.ship_logs:
+        logger.warning(
+            "node %s: mods do not see what apps print and log; --no-ship-logs keeps that here", settings.name
+        )
+
+
 def _info(settings: NodeSettings, holder: Holder) -> nodes.NodeInfo:
     details: dict[str, Any] = {"python": platform.python_version(), "system": platform.platform(terse=True)}
     for package in ("fedq", "numpy"):
@@ -178,6 +203,7 @@ def _info(settings: NodeSettings, holder: Holder) -> nodes.NodeInfo:
         host=holder.host.partition("/")[0],
         pid=holder.pid,
         details=details,
+        mods=settings.mods,
     )
 
 
@@ -205,7 +231,10 @@ def _dispatch(settings: NodeSettings, holder: Holder, context: ChildContext) -> 
     signal.signal(signal.SIGTERM, lambda *_: dispatcher.stop())
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_listen, args=(context, dispatcher), name="supervisor-events", daemon=True).start()
-    dispatcher.run()
+    try:
+        dispatcher.run()
+    except ModsDiffer as error:
+        raise Fatal(str(error)) from error
 
 
 def _listen(context: ChildContext, dispatcher: Dispatcher) -> None:

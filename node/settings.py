@@ -8,18 +8,14 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from fedq.apps.errors import FedqError
 from fedq.node.cache import DEFAULT_LIMIT
+from fedq.node.modname import ModName, SettingsError
 from fedq.node.trust import TrustPolicy
 from fedq.relay.keys import check_node_name
 
 ISOLATIONS = ("fork", "run", "inline")
 
 ConfigValue = bool | int | float | str
-
-
-class SettingsError(FedqError, ValueError):
-    """A setting that no SuperNode can work with. The text names it and says what is allowed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +40,7 @@ class NodeSettings:
         heartbeat: seconds between heartbeats; the node counts as offline after three missed ones.
         lease: seconds that a claim, or the dispatcher's role, outlives the last word of its holder.
         log_format: ``text`` or ``json``.
+        mods: put around every ClientApp here, outside of the app's own, the first outermost: see `fedq.node.imposed`.
     """
 
     name: str
@@ -63,6 +60,7 @@ class NodeSettings:
     heartbeat: float = 5.0
     lease: float = 15.0
     log_format: str = "text"
+    mods: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         check_node_name(self.name)
@@ -80,6 +78,7 @@ class NodeSettings:
             raise SettingsError("heartbeat must be above 0 and lease at least 2 seconds")
         if self.log_format not in ("text", "json"):
             raise SettingsError(f"log format {self.log_format!r} does not exist; choose text or json")
+        object.__setattr__(self, "mods", tuple(ModName.parse(mod).text for mod in self.mods))
         for key, value in self.config.items():
             if not isinstance(key, str) or not key:
                 raise SettingsError(f"a config key must be a text, not {key!r}")
@@ -140,3 +139,15 @@ def parse_labels(pairs: Iterable[str]) -> dict[str, str]:
             raise SettingsError(f"{pair!r} is not a label: write name=value")
         labels[key.strip()] = value.strip()
     return labels
+
+
+__all__ = [
+    "ISOLATIONS",
+    "ConfigValue",
+    "NodeSettings",
+    "SettingsError",
+    "default_cache_dir",
+    "parse_config",
+    "parse_labels",
+    "parse_value",
+]

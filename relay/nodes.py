@@ -22,13 +22,16 @@ DISPATCHER_LEASE = 16.0
 
 ASKED = 1000
 """Nodes that one command asks for."""
-FIELDS = ("labels", "slots", "isolation", "host", "pid", "details")
+FIELDS = ("labels", "slots", "isolation", "host", "pid", "mods", "details")
 """What a node says of itself; the last one may be long."""
 
 
 @dataclass(frozen=True, slots=True)
 class NodeInfo:
-    """What a SuperNode says of itself. ``details`` holds versions, host and the like, for people."""
+    """What a SuperNode says of itself.
+
+    ``details`` holds versions, host and the like, for people; ``mods`` names what it imposes, the outermost first.
+    """
 
     labels: Mapping[str, str] = field(default_factory=dict)
     slots: int = 1
@@ -36,6 +39,7 @@ class NodeInfo:
     host: str = ""
     pid: int = 0
     details: Mapping[str, Any] = field(default_factory=dict)
+    mods: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,9 +89,23 @@ def register(relay: Relay, node: str, info: NodeInfo) -> None:
                 "host": info.host,
                 "pid": info.pid,
                 "details": json.dumps(dict(info.details), sort_keys=True),
+                "mods": json.dumps(info.mods),
             },
         )
         pipe.execute()
+
+
+def impose(relay: Relay, node: str, mods: Sequence[str]) -> None:
+    """Tell what the node imposes before it is registered: by a SuperNode whose worker dispatches at the moment."""
+    with relay.errors():
+        relay.redis.hset(relay.keys.node_info(node), "mods", json.dumps(list(mods)))
+
+
+def imposed(relay: Relay, node: str) -> tuple[str, ...] | None:
+    """What its SuperNode said that it imposes; None: it has not been there yet."""
+    with relay.errors():
+        raw: Any = relay.redis.hget(relay.keys.node_info(node), "mods")
+    return None if raw is None else tuple(json.loads(raw))
 
 
 def add(relay: Relay, node: str) -> None:
@@ -226,7 +244,13 @@ def list_nodes(
 
 
 def _parse_info(
-    labels: Mapping[str, str], slots: bytes, isolation: bytes, host: bytes, pid: bytes, details: bytes = b""
+    labels: Mapping[str, str],
+    slots: bytes,
+    isolation: bytes,
+    host: bytes,
+    pid: bytes,
+    mods: bytes,
+    details: bytes = b"",
 ) -> NodeInfo:
     return NodeInfo(
         labels=labels,
@@ -235,4 +259,5 @@ def _parse_info(
         host=text(host),
         pid=int(pid or 0),
         details=json.loads(details.decode()) if details else {},
+        mods=tuple(json.loads(mods)) if mods else (),
     )

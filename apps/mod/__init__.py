@@ -5,15 +5,26 @@ A mod is called as ``mod(message, context, call_next)`` and returns the reply, u
 outermost.
 """
 
-from fedq.apps.mod.clipping import LocalDpMod, adaptiveclipping_mod, fixedclipping_mod
+from fedq.apps.mod.clipping import ClippingMod, LocalDpMod, adaptiveclipping_mod, fixedclipping_mod
 from fedq.apps.mod.compose import ClientAppCallable, Mod, make_ffn
+from fedq.apps.mod.limits import (
+    AllowKeysMod,
+    DenyKeysMod,
+    SizeLimitMod,
+    train_arrays_only_mod,
+    withhold_error_text_mod,
+)
 from fedq.apps.mod.secaggplus import secaggplus_mod
 from fedq.apps.mod.sizes import arrays_size_mod, message_size_mod, parameters_size_mod
 
 __all__ = [
+    "AllowKeysMod",
     "ClientAppCallable",
+    "ClippingMod",
+    "DenyKeysMod",
     "LocalDpMod",
     "Mod",
+    "SizeLimitMod",
     "adaptiveclipping_mod",
     "arrays_size_mod",
     "fixedclipping_mod",
@@ -21,4 +32,6 @@ __all__ = [
     "message_size_mod",
     "parameters_size_mod",
     "secaggplus_mod",
+    "train_arrays_only_mod",
+    "withhold_error_text_mod",
 ]

@@ -13,6 +13,7 @@ from fedq.apps.clipping import KEY_CLIPPING_NORM, KEY_NORM_BIT, add_gaussian_noi
 from fedq.apps.context import Context
 from fedq.apps.error import Error, ErrorCode
 from fedq.apps.errors import InconsistentReply
+from fedq.apps.extras import require
 from fedq.apps.message import Message
 from fedq.apps.message_type import MessageType
 from fedq.apps.metricrecord import MetricRecord
@@ -44,12 +45,45 @@ def adaptiveclipping_mod(message: Message, context: Context, call_next: ClientAp
     return _clipped("adaptiveclipping_mod", message, context, call_next, tell=True)
 
 
+class ClippingMod:
+    """Clips the update of a training reply to a norm of the data owner's own, whatever the server asks for.
+
+    What the function inside trained comes out as ``sent + update * min(1, clipping_norm / ||update||)``. Messages that
+    are not of the type ``train`` pass as they are; errors are those of `fixedclipping_mod`, but that no config is
+    needed.
+
+    Args:
+        clipping_norm: the largest Euclidean norm that an update keeps.
+    """
+
+    def __init__(self, clipping_norm: float) -> None:
+        if not clipping_norm > 0.0:
+            raise ValueError(f"clipping_norm must be above 0, not {clipping_norm}")
+        self.clipping_norm = clipping_norm
+
+    def __call__(self, message: Message, context: Context, call_next: ClientAppCallable) -> Message:
+        """Call what lies inside and clip its update."""
+        if message.metadata.message_type.partition(".")[0] != MessageType.TRAIN:
+            return call_next(message, context)
+        try:
+            sent = _sent_in(message)
+            reply = call_next(message, context)
+            if reply.has_error():
+                return reply
+            name, trained = _one_array_record(reply.content, "the reply")
+            reply.content[name], _ = clip_update(sent, trained, self.clipping_norm)
+        except InconsistentReply as exc:
+            return _refused("ClippingMod", message, str(exc))
+        return reply
+
+
 class LocalDpMod:
     """Clips the update of a training reply and adds Gaussian noise to it: local differential privacy.
 
     The standard deviation is ``sensitivity * sqrt(2 * ln(1.25 / delta)) / epsilon``: C. Dwork, A. Roth, "The
     Algorithmic Foundations of Differential Privacy", 2014, theorem A.1, which holds for an epsilon below 1 (a larger
-    one is warned about). It is what one reply costs; a node that replies n times pays n times, by simple composition.
+    one is warned about). It is what one reply costs; a node that replies n times pays n times, by simple composition,
+    or what `spent` says.
 
     Messages that are not of the type ``train`` pass as they are; errors are those of `fixedclipping_mod`, but that no
     config is needed.
@@ -87,6 +121,22 @@ class LocalDpMod:
     def deviation(self) -> float:
         """The standard deviation of the noise."""
         return self.sensitivity * math.sqrt(2.0 * math.log(1.25 / self.delta)) / self.epsilon
+
+    def spent(self, replies: int, *, delta: float) -> float:
+        """The epsilon, at this delta, of so many replies of one node; less than the sum of what each costs.
+
+        For neighbours as far apart as `sensitivity` says. By Rényi differential privacy, from Google's dp-accounting;
+        it holds for a large epsilon too.
+
+        Raises:
+            MissingExtra: dp-accounting is not installed (``pip install 'fedq[dp]'``).
+        """
+        if replies == 0 or self.sensitivity == 0.0:
+            return 0.0
+        dp = require("dp_accounting", "dp", "epsilon is computed by dp-accounting")
+        accountant = require("dp_accounting.rdp", "dp", "epsilon is computed by dp-accounting").RdpAccountant()
+        accountant.compose(dp.GaussianDpEvent(self.deviation / self.sensitivity), replies)
+        return float(accountant.get_epsilon(delta))
 
     def __call__(self, message: Message, context: Context, call_next: ClientAppCallable) -> Message:
         """Call what lies inside, clip its update and add the noise."""

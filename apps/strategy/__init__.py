@@ -1,6 +1,7 @@
 """Strategies: how a ServerApp chooses nodes and makes one model of their replies."""
 
 from fedq.apps.strategy.bulyan import Bulyan
+from fedq.apps.strategy.dp_accountant import PrivacyAccountant
 from fedq.apps.strategy.dp_adaptive_clipping import (
     DifferentialPrivacyClientSideAdaptiveClipping,
     DifferentialPrivacyServerSideAdaptiveClipping,
@@ -49,6 +50,7 @@ __all__ = [
     "Krum",
     "MultiKrum",
     "NoUsableReplies",
+    "PrivacyAccountant",
     "QFedAvg",
     "ReplyFailure",
     "Result",

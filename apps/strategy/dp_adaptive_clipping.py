@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+from typing import Literal
 
 from fedq.apps.arrayrecord import ArrayRecord
 from fedq.apps.clipping import KEY_CLIPPING_NORM, KEY_NORM_BIT, clip_update
@@ -11,6 +12,7 @@ from fedq.apps.configrecord import ConfigRecord
 from fedq.apps.errors import InconsistentReply
 from fedq.apps.metricrecord import MetricRecord
 from fedq.apps.recorddict import RecordDict
+from fedq.apps.strategy.dp_accountant import PrivacyAccountant
 from fedq.apps.strategy.dp_fixed_clipping import check_clipped
 from fedq.apps.strategy.dp_wrapper import Admitted, DifferentialPrivacy, one_array_record
 from fedq.apps.strategy.errors import CheckpointError
@@ -35,7 +37,8 @@ class AdaptiveClipping(DifferentialPrivacy):
 
     The count costs privacy too. So that both together cost what `noise_multiplier` z says, the arrays get the
     multiplier ``(z ** -2 - (2 * clipped_count_stddev) ** -2) ** -0.5`` (theorem 1); the attribute `noise_multiplier` is
-    that one.
+    that one. The theorem takes the count as the sum of b - 1/2, so that a node that is left out moves it by 1/2; since
+    the number of replies is not hidden, adding half of it changes nothing. What is accounted for is z.
     """
 
     def __init__(
@@ -49,8 +52,9 @@ class AdaptiveClipping(DifferentialPrivacy):
         clipped_count_stddev: float | None = None,
         *,
         noise_seed: int | None = None,
+        accountant: PrivacyAccountant | Literal[False] | None = None,
     ) -> None:
-        super().__init__(strategy, noise_multiplier, num_sampled_clients, noise_seed)
+        super().__init__(strategy, noise_multiplier, num_sampled_clients, noise_seed, accountant)
         if not initial_clipping_norm > 0.0:
             raise ValueError(f"initial_clipping_norm must be above 0, not {initial_clipping_norm}")
         if not 0.0 <= target_clipped_quantile <= 1.0:
@@ -106,7 +110,7 @@ class DifferentialPrivacyServerSideAdaptiveClipping(AdaptiveClipping):
         clip_norm_lr: how fast the norm moves; the paper recommends 0.2.
         clipped_count_stddev: standard deviation of the noise on the count. None: a twentieth of `num_sampled_clients`,
             as the paper recommends, or 0 without noise.
-        noise_seed: as in `DifferentialPrivacyServerSideFixedClipping`.
+        noise_seed, accountant: as in `DifferentialPrivacyServerSideFixedClipping`.
     """
 
     def admit(self, content: RecordDict, sent: ArrayRecord) -> tuple[RecordDict, bool]:
@@ -126,7 +130,7 @@ class DifferentialPrivacyClientSideAdaptiveClipping(AdaptiveClipping):
 
     Args:
         strategy, noise_multiplier, num_sampled_clients, initial_clipping_norm, target_clipped_quantile, clip_norm_lr,
-        clipped_count_stddev, noise_seed: as in `DifferentialPrivacyServerSideAdaptiveClipping`.
+        clipped_count_stddev, noise_seed, accountant: as in `DifferentialPrivacyServerSideAdaptiveClipping`.
     """
 
     def prepare(self, config: ConfigRecord) -> None:

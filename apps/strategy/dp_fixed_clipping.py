@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from fedq.apps.arrayrecord import ArrayRecord
 from fedq.apps.clipping import KEY_CLIPPING_NORM, clip_update, rounding_of, update_norm
 from fedq.apps.configrecord import ConfigRecord
 from fedq.apps.errors import InconsistentReply
 from fedq.apps.outline import Outline
 from fedq.apps.recorddict import RecordDict
+from fedq.apps.strategy.dp_accountant import PrivacyAccountant
 from fedq.apps.strategy.dp_wrapper import DifferentialPrivacy, one_array_record
 from fedq.apps.strategy.strategy import Strategy
 
@@ -23,8 +26,9 @@ class FixedClipping(DifferentialPrivacy):
         num_sampled_clients: int,
         *,
         noise_seed: int | None = None,
+        accountant: PrivacyAccountant | Literal[False] | None = None,
     ) -> None:
-        super().__init__(strategy, noise_multiplier, num_sampled_clients, noise_seed)
+        super().__init__(strategy, noise_multiplier, num_sampled_clients, noise_seed, accountant)
         if not clipping_norm > 0.0:
             raise ValueError(f"clipping_norm must be above 0, not {clipping_norm}")
         self.clipping_norm = clipping_norm
@@ -45,6 +49,8 @@ class DifferentialPrivacyServerSideFixedClipping(FixedClipping):
         clipping_norm: the largest Euclidean norm that an update keeps.
         num_sampled_clients: how many nodes are asked in a round.
         noise_seed: of the noise, for tests: whoever knows it can take the noise off. None: a secret one.
+        accountant: says which epsilon is reported. None: a `PrivacyAccountant` with its defaults, if its library is
+            installed; False: none.
     """
 
     def admit(self, content: RecordDict, sent: ArrayRecord) -> tuple[RecordDict, bool]:
@@ -62,7 +68,7 @@ class DifferentialPrivacyClientSideFixedClipping(FixedClipping):
     what rounding explains, counts as failed: the noise would not hide it.
 
     Args:
-        strategy, noise_multiplier, clipping_norm, num_sampled_clients, noise_seed: as in
+        strategy, noise_multiplier, clipping_norm, num_sampled_clients, noise_seed, accountant: as in
             `DifferentialPrivacyServerSideFixedClipping`.
     """
 

@@ -8,7 +8,7 @@ import secrets
 from abc import abstractmethod
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -20,9 +20,11 @@ from fedq.apps.grid import Grid
 from fedq.apps.message import Message, make_message
 from fedq.apps.metricrecord import MetricRecord
 from fedq.apps.recorddict import RecordDict
+from fedq.apps.strategy.dp_accountant import PrivacyAccountant
 from fedq.apps.strategy.errors import CheckpointError
 from fedq.apps.strategy.fedavg import FedAvg
 from fedq.apps.strategy.folding import number
+from fedq.apps.strategy.sampling import Sampler
 from fedq.apps.strategy.strategy import Strategy
 
 log = logging.getLogger(__name__)
@@ -61,13 +63,25 @@ class DifferentialPrivacy(Strategy):
     Significance of the Least Significant Bits for Differential Privacy", 2012), and a clipped update is longer than the
     norm by what rounding to the dtype of the model adds.
 
+    What that guarantees: the node's update replaced by none, its weight kept, moves the average by at most
+    ``clipping_norm * s``; the noise is `noise_multiplier` times that. Weights and who answered are not hidden. It is a
+    client-level guarantee against whoever sees the models that are released, not against the server. With
+    dp-accounting installed (``fedq[dp]``) each round's metrics say under ``"epsilon"`` what was spent so far, if the
+    wrapped strategy averages and there is noise: see `PrivacyAccountant`. The account is in the checkpoint. Another run
+    on the same data has an account of its own: add them up.
+
     Replies are handled as they arrive if the wrapped strategy does so.
     """
 
     saves_before_first_round = True
 
     def __init__(
-        self, strategy: Strategy, noise_multiplier: float, num_sampled_clients: int, noise_seed: int | None
+        self,
+        strategy: Strategy,
+        noise_multiplier: float,
+        num_sampled_clients: int,
+        noise_seed: int | None,
+        accountant: PrivacyAccountant | Literal[False] | None,
     ) -> None:
         if not isinstance(strategy, Strategy):
             raise TypeError(f"a strategy is wrapped, not {type(strategy).__name__}")
@@ -83,6 +97,7 @@ class DifferentialPrivacy(Strategy):
         self._noise_seed = noise_seed
         self._model: ArrayRecord | None = None
         self._admitted: list[Admitted] = []
+        self._asked = 0
         self._averages = isinstance(strategy, FedAvg) and type(strategy).aggregate_train is FedAvg.aggregate_train
         if not self._averages:
             log.warning(
@@ -91,6 +106,14 @@ class DifferentialPrivacy(Strategy):
                 type(self).__name__,
                 type(strategy).__name__,
             )
+        # Of all that is released in a round, also where a part of it gets a multiplier of its own.
+        self._multiplier = noise_multiplier
+        self.accountant = self._accountant(accountant)
+
+    @property
+    def epsilon(self) -> float | None:
+        """What the rounds so far have spent, for `accountant`'s delta; None where nobody keeps account."""
+        return None if self.accountant is None else self.accountant.epsilon
 
     @property
     @abstractmethod
@@ -117,7 +140,9 @@ class DifferentialPrivacy(Strategy):
         """Those of the wrapped strategy."""
         self._model = arrays
         self.prepare(config)
-        return self.strategy.configure_train(server_round, arrays, config, grid)
+        messages = list(self.strategy.configure_train(server_round, arrays, config, grid))
+        self._asked = len(messages)
+        return messages
 
     def aggregate_train(
         self, server_round: int, replies: Iterable[Message]
@@ -144,6 +169,7 @@ class DifferentialPrivacy(Strategy):
             arrays = None if arrays is None else noised(arrays)
         if self._admitted:
             self.adapt(server_round, self._admitted)
+            metrics = self._with_epsilon(metrics)
         return arrays, metrics
 
     def configure_evaluate(
@@ -176,7 +202,10 @@ class DifferentialPrivacy(Strategy):
     def save_state(self) -> RecordDict:
         """That of the wrapped strategy, and the seed of the noise."""
         inner = {f"{_INNER}{name}": record for name, record in self.strategy.save_state().items()}
-        return RecordDict({**inner, "noise": ConfigRecord({"seed": str(self._seed())})})
+        kept = RecordDict({**inner, "noise": ConfigRecord({"seed": str(self._seed())})})
+        if self.accountant is not None:
+            kept["privacy"] = ConfigRecord({"rounds": self.accountant.state})
+        return kept
 
     def load_state(self, state: RecordDict) -> None:
         """Take up what `save_state` gave."""
@@ -185,6 +214,15 @@ class DifferentialPrivacy(Strategy):
         if not isinstance(seed, str) or not seed.isdecimal():
             raise CheckpointError("the checkpoint holds no seed of the noise; start the run anew")
         self._noise_seed = int(seed)
+        if self.accountant is not None:
+            privacy = state.get("privacy")
+            rounds = privacy.get("rounds") if isinstance(privacy, ConfigRecord) else None
+            if not isinstance(rounds, str):
+                raise CheckpointError(
+                    "the checkpoint holds no account of the rounds before it, so that epsilon cannot be told: "
+                    "install fedq[dp] wherever the ServerApp may run, start the run anew, or pass accountant=False"
+                )
+            self.accountant.state = rounds
         inner = {name.removeprefix(_INNER): kept for name, kept in state.items() if name.startswith(_INNER)}
         self.strategy.load_state(RecordDict(inner))
 
@@ -196,6 +234,46 @@ class DifferentialPrivacy(Strategy):
         if self._noise_seed is None:
             self._noise_seed = secrets.randbits(128)
         return self._noise_seed
+
+    def _accountant(self, given: PrivacyAccountant | Literal[False] | None) -> PrivacyAccountant | None:
+        if given is False:
+            return None
+        reason = ""
+        if not self._averages:
+            reason = f"how far one reply moves the result of {type(self.strategy).__name__} is not known"
+        elif self._multiplier == 0.0:
+            reason = "a noise_multiplier of 0 hides nothing"
+        if given is not None:
+            if reason:
+                raise ValueError(f"there is no epsilon to account for: {reason}")
+            if given.secret_sample and isinstance(self.strategy, FedAvg) and self.strategy.seed is None:
+                self.strategy._sampler = Sampler(secrets.randbits(256))
+            return given
+        if reason:
+            log.info("%s reports no epsilon: %s", type(self).__name__, reason)
+        elif not PrivacyAccountant.available():
+            log.info("%s reports no epsilon: pip install 'fedq[dp]' for that", type(self).__name__)
+        else:
+            return PrivacyAccountant()
+        return None
+
+    def _with_epsilon(self, metrics: MetricRecord | None) -> MetricRecord | None:
+        """Account for the round that has released something; its metrics with what was spent so far."""
+        if self.accountant is None:
+            return metrics
+        nodes = self.strategy.sampled_from if isinstance(self.strategy, FedAvg) else 0
+        weights = {reply.weight for reply in self._admitted}
+        if len(weights) == 1 and len(self._admitted) == self._asked < nodes:
+            self.accountant.add(self._multiplier, sample=self._asked, nodes=nodes)
+        else:
+            self.accountant.add(self._multiplier)
+        if nodes > 0 and self.accountant.delta * nodes >= 1.0:
+            log.warning("delta %g is no smaller than one over the %d nodes", self.accountant.delta, nodes)
+        epsilon = self.accountant.epsilon
+        log.info(
+            "%d rounds have spent epsilon %.4g at delta %g", self.accountant.rounds, epsilon, self.accountant.delta
+        )
+        return MetricRecord({**(metrics or {}), "epsilon": epsilon})
 
     def _examined(self, replies: Iterable[Message], sent: ArrayRecord) -> Iterator[Message]:
         for reply in replies:

@@ -109,6 +109,8 @@ class FedAvg(Strategy):
         self._sampler: Sampler | None = None
         self._sent: ArrayRecord | None = None
         self._folded = 0
+        self._pool = 0
+        self.sampled_from = 0  # how many nodes those of the training round were drawn from
         self._privatize: Callable[[ArrayRecord], ArrayRecord] | None = None  # set by the wrappers that add noise
 
     @property
@@ -136,6 +138,7 @@ class FedAvg(Strategy):
             return []
         self._sent = arrays
         nodes = self._sample(grid, self.fraction_train, self.min_train_nodes)
+        self.sampled_from = self._pool
         return self._messages(server_round, arrays, config, nodes, MessageType.TRAIN)
 
     def configure_evaluate(
@@ -242,6 +245,7 @@ class FedAvg(Strategy):
 
     def _sample(self, grid: Grid, fraction: float, minimum: int) -> list[str]:
         nodes, online = self._candidates(grid, minimum)
+        self._pool = len(nodes)
         if self._sampler is None:
             self._sampler = Sampler(self.seed if self.seed is not None else _seed_of(grid))
         chosen = self._sampler.sample(nodes, max(int(len(nodes) * fraction), minimum))

@@ -41,6 +41,7 @@ APPS = {
     "MetricScalarList",
     "NDArray",
     "RecordDict",
+    "ReplyRefused",
     "Replies",
     "ServerApp",
     "StrategyError",

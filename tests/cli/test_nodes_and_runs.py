@@ -109,3 +109,15 @@ def test_prune_removes_what_ended_long_enough_ago(served: Call, relay: Relay) ->
     assert served("runs", "prune").succeeds().out == "nothing to remove\n"
     assert served("runs", "prune", "--older-than", "0", "--json").succeeds().json == {"removed": [over]}
     assert [run["run_id"] for run in served("runs", "--json").json] == [alive]
+
+
+def test_what_nodes_impose_is_shown(served: Call, relay: Relay) -> None:
+    register(relay, "a", NodeInfo(mods=("fedq.apps.mod:SizeLimitMod(1000)", "rules:no_small_cohorts")))
+    register(relay, "b", NodeInfo())
+    table = served("nodes").succeeds().out.splitlines()
+    assert table[0].split()[-1] == "MODS"
+    assert table[1].split()[-2:] == ["SizeLimitMod", "no_small_cohorts"]
+    assert [node["mods"] for node in served("nodes", "--json").json] == [
+        ["fedq.apps.mod:SizeLimitMod(1000)", "rules:no_small_cohorts"],
+        [],
+    ]

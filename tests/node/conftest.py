@@ -170,9 +170,9 @@ class Federation:
             **settings,
         }
         log = self.folder / f"{what}-{name}-{len(self.sites)}.log"
-        service = Service(
-            f"{what} {name}", [sys.executable, str(SERVE), what, json.dumps(given)], log=log, environment={}
-        )
+        words = [sys.executable, str(SERVE), what, json.dumps(given)]
+        # Mods of the operator's own are found there.
+        service = Service(f"{what} {name}", words, log=log, environment={"PYTHONPATH": str(SERVE.parent / "owner")})
         site = Site(service.start(), name, self.relay)
         self.sites.append(site)
         return site.wait_online() if wait else site

@@ -12,13 +12,18 @@ import pytest
 
 from fedq.apps import ClientApp, ConfigRecord, Context, Error, ErrorCode, Message, MetricRecord, RecordDict
 from fedq.apps.mod import (
+    AllowKeysMod,
+    ClippingMod,
+    DenyKeysMod,
     LocalDpMod,
     Mod,
+    SizeLimitMod,
     adaptiveclipping_mod,
     arrays_size_mod,
     fixedclipping_mod,
     message_size_mod,
     parameters_size_mod,
+    train_arrays_only_mod,
 )
 from fedq.apps.testing import ask
 from tests.apps.strategies.scripted import Arrays, record, single
@@ -182,3 +187,54 @@ def test_an_error_has_no_size(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.INFO, logger="fedq.apps.mod"):
         assert ask(app, RecordDict()).error.code == 1000
     assert "outgoing message: an error" in caplog.text
+
+
+# -- limits ------------------------------------------------------------------------------------------------------------
+
+
+def says(reply: Message) -> str:
+    assert reply.error.code == ErrorCode.MOD_FAILED_PRECONDITION
+    return str(reply.error.reason)
+
+
+def test_an_owners_own_norm_needs_no_word_of_the_server() -> None:
+    content = RecordDict({"arrays": record(SENT)})
+    np.testing.assert_allclose(arrays_of(ask(replying(single(4.0, 5.0), ClippingMod(1.0)), content)), [1.6, 1.8])
+    assert "has 0 ArrayRecords" in says(ask(replying(SENT, ClippingMod(1.0)), RecordDict()))
+    with pytest.raises(ValueError, match="above 0"):
+        ClippingMod(0.0)
+
+
+def test_a_reply_beyond_its_size_is_refused() -> None:
+    # "arrays" + 16 bytes, "metrics" + "num-examples" + 8 bytes, and the names of the arrays
+    size = sum(len(k) + r.count_bytes() for k, r in ask(replying(SENT, SizeLimitMod(10**6)), asked()).content.items())
+    assert not ask(replying(SENT, SizeLimitMod(size)), asked()).has_error()
+    assert says(ask(replying(SENT, SizeLimitMod(size - 1)), asked())) == (
+        f"the reply has {size} bytes, and {size - 1} are allowed"
+    )
+
+
+@pytest.mark.parametrize("pattern", ["arr*", "num-examples", "metrics/num-*"])
+def test_denied_names_are_refused(pattern: str) -> None:
+    assert f"{pattern!r} may not leave" in says(ask(replying(SENT, DenyKeysMod("x", pattern)), asked()))
+    assert not ask(replying(SENT, DenyKeysMod("NUM*", "loss")), asked()).has_error()
+
+
+def test_denied_names_and_sizes_hold_for_the_context_too() -> None:
+    app = replying(SENT, DenyKeysMod("patients"))
+    context = Context(
+        run_id=1, node_id="a", node_config={}, state=RecordDict({"patients": ConfigRecord()}), run_config={}
+    )
+    assert "the Context holds 'patients'" in says(ask(app, asked(), context=context))
+    assert "the Context has" in says(ask(replying(SENT, SizeLimitMod(1000, 3)), asked(), context=context))
+
+
+def test_only_allowed_names_pass() -> None:
+    assert not ask(replying(SENT, AllowKeysMod("arrays/*", "metrics/num-examples")), asked()).has_error()
+    assert "holds 'metrics/num-examples'" in says(ask(replying(SENT, AllowKeysMod("arrays/*")), asked()))
+
+
+def test_arrays_may_be_kept_to_training() -> None:
+    app = replying(SENT, train_arrays_only_mod)
+    assert not ask(app, asked()).has_error()
+    assert "type 'evaluate' holds arrays" in says(ask(app, asked(), "evaluate"))

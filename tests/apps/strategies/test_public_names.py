@@ -28,8 +28,14 @@ STRATEGIES = {
     "SecAggPlus",
     "Strategy",
 }
-OTHERS = {"CheckpointError", "NoUsableReplies", "ReplyFailure", "Result"}
+OTHERS = {"CheckpointError", "NoUsableReplies", "PrivacyAccountant", "ReplyFailure", "Result"}
 MODS = {
+    "AllowKeysMod",
+    "ClippingMod",
+    "DenyKeysMod",
+    "SizeLimitMod",
+    "train_arrays_only_mod",
+    "withhold_error_text_mod",
     "ClientAppCallable",
     "LocalDpMod",
     "Mod",
