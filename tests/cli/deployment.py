@@ -52,13 +52,13 @@ class Deployment:
 
         wait_until(complete, lambda: f"all nodes and workers are there; {self.output()}", timeout=60)
 
-    def serve(self, name: str, *words: str) -> Service:
-        """Start ``fedq WORDS`` as a service of this federation."""
+    def serve(self, name: str, *words: str, **environment: str) -> Service:
+        """Start ``fedq WORDS`` as a service of this federation, with these variables too."""
         service = Service(
             name,
             [str(SCRIPTS / "fedq"), *words],
             log=self.folder / f"{name}.log",
-            environment={"FEDQ_REDIS_URL": self.url, "HOME": str(self.folder)},
+            environment={"FEDQ_REDIS_URL": self.url, "HOME": str(self.folder), **environment},
         )
         self.services[name] = service.start()
         return service

@@ -127,9 +127,38 @@ def test_what_clientapps_print_stays_where_the_operator_says_so(
     assert "secret" not in call("log", number, url=federation.url).succeeds().out
 
 
+def test_what_the_owner_imposes_is_in_force_and_shown(federation: OneNode, call: Call, tmp_path: Path) -> None:
+    rules = tmp_path / "rules"
+    rules.mkdir()
+    (rules / "rules.py").write_text(
+        "from fedq.apps.errors import ReplyRefused\n\n"
+        "def at_least(examples):\n"
+        "    def mod(message, context, call_next):\n"
+        "        call_next(message, context)\n"
+        "        raise ReplyRefused(f'fewer than {examples} examples')\n"
+        "    return mod\n"
+    )
+    federation.serve(
+        *("a", "supernode", "--name", "a", "--grace", "2s"),
+        PYTHONPATH=str(rules),
+        FEDQ_SUPERNODE_MOD="fedq.apps.mod:SizeLimitMod(10_000, None)  rules:at_least(20)",
+    )
+    wait_until(lambda: federation.online() == ["a"], lambda: federation.output(), timeout=30)
+    assert call("nodes", "--json", url=federation.url).json[0]["mods"] == [
+        "fedq.apps.mod:SizeLimitMod(10000, None)",
+        "rules:at_least(20)",
+    ]
+    project = write_project(tmp_path)
+    said = call("run", project, *ONE_NODE, url=federation.url)
+    assert said.code != 0
+    assert "node a does not let this reply out: fewer than 20 examples" in said.out + said.err
+
+
 @pytest.mark.parametrize(
     ("words", "says"),
     [
+        (("--mod", "no_such_rules:mod"), "no module 'no_such_rules'"),
+        (("--mod", "rules"), "names no mod"),
         (("--trust-key", "short"), "Ed25519"),
         (("--trust-digest", "abc"), "SHA-256"),
         (("--time-limit", "0"), "time limit"),
