@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
-from urllib.parse import urlsplit, urlunsplit
+from urllib.parse import urlsplit
 
 import redis
 from redis.backoff import ExponentialBackoff
@@ -87,7 +87,8 @@ def without_password(url: str) -> str:
     if "@" in place:
         user = place.rpartition("@")[0].partition(":")[0]
         place = f"{user}@{place.rpartition('@')[2]}" if user else place.rpartition("@")[2]
-    return urlunsplit((parts.scheme, place, parts.path, "", ""))
+    # Not urlunsplit, which leaves out the slashes before an empty place: unix:///run/redis.sock is to be copied.
+    return f"{parts.scheme}://{place}{parts.path}"
 
 
 class Relay:

@@ -24,8 +24,7 @@ from tests.support.waiting import wait_until
 if TYPE_CHECKING:
     from fedq.relay.connection import Relay
 
-ONLY_WITH_ALL = ("browser", "peer", "fuzz", "servers", "slow")
-ONLY_WITH_LONG = ("chaos", "mutations")
+ONLY_WITH_ALL = ("browser", "peer", "fuzz", "servers", "slow", "chaos", "mutations")
 KEYS_OF_OURS = ("fedq:*", "rq:*", "{rq}:*")
 # RQ never forgets the name of a queue.
 KEYS_THAT_STAY = ("rq:queues", "{rq}:queues")
@@ -35,7 +34,6 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--all", action="store_true", help="run everything: " + ", ".join(ONLY_WITH_ALL) + ", and each kind of server"
     )
-    parser.addoption("--long", action="store_true", help="also what takes longer still: " + ", ".join(ONLY_WITH_LONG))
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -69,10 +67,8 @@ def pytest_unconfigure(config: pytest.Config) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    wanted = [name for name in ONLY_WITH_LONG if not config.getoption("--long")]
-    if not config.getoption("--all"):
-        wanted += ONLY_WITH_ALL
-    left_out = [item for item in items if any(item.get_closest_marker(name) for name in wanted)]
+    left_to_all = () if config.getoption("--all") else ONLY_WITH_ALL
+    left_out = [item for item in items if any(item.get_closest_marker(name) for name in left_to_all)]
     if left_out:
         config.hook.pytest_deselected(items=left_out)
         items[:] = [item for item in items if item not in set(left_out)]

@@ -10,9 +10,13 @@ from dataclasses import dataclass
 
 from fedq.relay.keys import GROUP
 from tests.chaos.site import AWAY, Site
+from tests.support import processes
 
 LEASE = 15.0
 """Seconds of the longest lease: who is stopped for longer comes back as a zombie."""
+
+AWAY_FOR = LEASE + 8.0
+"""Seconds after which a message of somebody who is stopped has been taken over: its lease, and a few looks at it."""
 
 
 @dataclass
@@ -102,8 +106,10 @@ def redis(site: Site, dice: random.Random, spaced: bool) -> Fault | None:
 
 def pause(site: Site, dice: random.Random, spaced: bool) -> Fault | None:
     """A process is stopped for longer than its lease, and comes back as a zombie; or for a moment."""
-    kind = dice.choice(["horse", "worker", "dispatcher", "serverapp", "housekeeping", "redis"])
+    kind = dice.choice(["horse", "worker", "zombie", "zombie", "dispatcher", "serverapp", "housekeeping", "redis"])
     place = dice.choice(site.names)
+    if kind == "zombie":
+        return zombie(site, dice, place)
     if kind in ("serverapp", "housekeeping"):
         place = "superlink"
     if kind == "redis":
@@ -127,6 +133,38 @@ def pause(site: Site, dice: random.Random, spaced: bool) -> Fault | None:
     site.pause(pid)
     what = f"{kind} {pid} of {place} for {after:g} s"
     return Fault("pause", what, since, after, lambda: site.resume(pid), from_undo=kind == "redis")
+
+
+def zombie(site: Site, dice: random.Random, place: str) -> Fault | None:
+    """A worker is stopped together with what executes for it, until another worker has taken over its message.
+
+    What executes comes back first, so that it reaches its commit before anybody tells it that it was overtaken.
+    """
+    if not site.services[place].running or not site.busy(place):
+        return None
+    families = {worker: site.executing(worker) for worker in site.workers(place).values()}
+    families = {worker: pids for worker, pids in families.items() if pids and worker not in site.stopped}
+    if not families:
+        return None
+    worker = dice.choice(list(families))
+    family = [*families[worker], worker]
+    if site.isolation == "inline":
+        family.reverse()  # the worker executes, and its child renews
+    since = time.monotonic()
+    for pid in family:
+        site.pause(pid)
+
+    def come_back() -> None:
+        site.resume(family[0])
+        until = time.monotonic() + 0.5
+        while time.monotonic() < until and not processes.gone(family[0]):
+            time.sleep(0.01)
+        for pid in family[1:]:
+            site.resume(pid)
+
+    return Fault(
+        "pause", f"worker {worker} of {place} with all it runs, for {AWAY_FOR:g} s", since, AWAY_FOR, come_back
+    )
 
 
 def cut(site: Site, dice: random.Random, spaced: bool) -> Fault | None:

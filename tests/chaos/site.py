@@ -6,6 +6,7 @@ import contextlib
 import os
 import re
 import signal
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
 
@@ -17,6 +18,7 @@ from redis.retry import Retry
 from fedq.relay.connection import Relay
 from fedq.relay.nodes import node_names, online
 from tests.support import RealServer, Service, wait_until
+from tests.support.proxy import CuttingProxy
 from tests.support.services import SCRIPTS
 
 STARTED = re.compile(r"started \{'name': '([\w-]+)', 'pid': (\d+)")
@@ -25,7 +27,10 @@ AWAY = (redis.exceptions.ConnectionError, redis.exceptions.TimeoutError)
 
 
 class Site:
-    """``fedq superlink`` and a ``fedq supernode`` per node. ``with`` starts them and waits until all are online."""
+    """``fedq superlink`` and a ``fedq supernode`` per node. ``with`` starts them and waits until all are online.
+
+    ``between`` makes what stands between the services and the server, of the folder and the server's address.
+    """
 
     def __init__(
         self,
@@ -34,6 +39,7 @@ class Site:
         isolation: str,
         slots: int = 2,
         listen: Literal["unix", "loopback"] = "unix",
+        between: Callable[[Path, str], CuttingProxy] | None = None,
     ) -> None:
         self.folder = folder
         self.names = [f"node-{i}" for i in range(nodes)]
@@ -41,6 +47,8 @@ class Site:
         self.slots = slots
         self.scratch = folder / "tmp"
         self.server = RealServer(folder / "server", fsync="always", listen=listen, settings=SERVER_SETTINGS)
+        self.between = between
+        self.proxy: CuttingProxy | None = None
         self.services: dict[str, Service] = {}
         self.client: Any = redis.Redis()
         self.stopped: set[int] = set()
@@ -55,6 +63,9 @@ class Site:
             self.server.url, protocol=2, socket_timeout=2.0, retry=Retry(NoBackoff(), 0), client_name="chaos"
         )
         try:
+            if self.between is not None:
+                self.proxy = self.between(self.folder, self.server.url)
+                self.proxy.__enter__()
             self.start("superlink")
             for name in self.names:
                 self.start(name)
@@ -67,6 +78,11 @@ class Site:
     def __exit__(self, *_: object) -> None:
         self.kill()
 
+    @property
+    def address(self) -> str:
+        """Where the services find the server."""
+        return f"unix://{self.proxy.path}" if self.proxy is not None else self.server.url
+
     def start(self, name: str) -> None:
         """Start (again) the SuperLink or the SuperNode of that name."""
         service = self.services.get(name)
@@ -77,7 +93,7 @@ class Site:
                 words = ["supernode", "--name", name, "--slots", str(self.slots), "--isolation", self.isolation]
                 words += ["--config", f"partition-id={number}", "--config", f"num-partitions={len(self.names)}"]
             words += ["--grace", "5s", "--cache-dir", str(self.folder / "cache" / name)]
-            environment = {"FEDQ_REDIS_URL": self.server.url, "HOME": str(self.folder), "TMPDIR": str(self.scratch)}
+            environment = {"FEDQ_REDIS_URL": self.address, "HOME": str(self.folder), "TMPDIR": str(self.scratch)}
             service = Service(
                 name, [str(SCRIPTS / "fedq"), *words], log=self.folder / f"{name}.log", environment=environment
             )
@@ -107,6 +123,9 @@ class Site:
         self.resume_all()
         for service in self.services.values():
             service.kill()
+        if self.proxy is not None:
+            self.proxy.__exit__(None, None, None)
+            self.proxy = None
         self.client.close()
         self.server.stop()
 
@@ -137,11 +156,13 @@ class Site:
 
     def horses(self, service: str) -> list[int]:
         """The processes in which apps run, or that wait to do so."""
-        found = []
-        for pid in self.workers(service).values():
-            with contextlib.suppress(psutil.Error):
-                found += [child.pid for child in psutil.Process(pid).children()]
-        return found
+        return [pid for worker in self.workers(service).values() for pid in self.executing(worker)]
+
+    def executing(self, worker: int) -> list[int]:
+        """The children of a worker."""
+        with contextlib.suppress(psutil.Error):
+            return [child.pid for child in psutil.Process(worker).children()]
+        return []
 
     def signal(self, pid: int, number: int) -> bool:
         """Whether there was such a process."""

@@ -157,6 +157,7 @@ class Federation:
     server: RealServer
     relay: Relay
     folder: Path
+    isolation: str = "fork"
     sites: list[Site] = field(default_factory=list)
     runs: list[HandRun] = field(default_factory=list)
 
@@ -167,6 +168,7 @@ class Federation:
             "redis_url": self.server.url,
             "cache_dir": str(self.folder / "cache"),
             "grace": 5.0,
+            "isolation": self.isolation,
             **settings,
         }
         log = self.folder / f"{what}-{name}-{len(self.sites)}.log"
@@ -217,10 +219,23 @@ class Federation:
             self.relay.redis.delete(*kept)
 
 
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Tests marked ``every_isolation`` that do not choose one run in the default one, and with --all in each."""
+    names = metafunc.fixturenames
+    if metafunc.definition.get_closest_marker("every_isolation") and "federation" in names and "isolation" not in names:
+        metafunc.parametrize("usual_isolation", FORK_OR_ALL, indirect=True)
+
+
 @pytest.fixture
-def federation(server: RealServer, relay: Relay, tmp_path: Path) -> Iterator[Federation]:
+def usual_isolation(request: pytest.FixtureRequest) -> str:
+    """Where a SuperNode runs ClientApps if the test does not say."""
+    return str(getattr(request, "param", "fork"))
+
+
+@pytest.fixture
+def federation(server: RealServer, relay: Relay, tmp_path: Path, usual_isolation: str) -> Iterator[Federation]:
     """A federation on the session's server. At the end every service is stopped and every run removed."""
-    made = Federation(server, relay, tmp_path)
+    made = Federation(server, relay, tmp_path, usual_isolation)
     try:
         yield made
     finally:

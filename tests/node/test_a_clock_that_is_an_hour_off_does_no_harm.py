@@ -13,6 +13,8 @@ from fedq.relay import claims
 from tests.node.conftest import Federation, open_gate
 from tests.support.waiting import wait_until
 
+pytestmark = pytest.mark.every_isolation
+
 
 @pytest.mark.parametrize("ahead", [3600, -3600])
 def test_messages_are_run_and_claims_renewed(federation: Federation, ahead: int) -> None:

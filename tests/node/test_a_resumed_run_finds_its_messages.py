@@ -6,14 +6,15 @@ import numpy as np
 import pytest
 
 from fedq.relay import runs
-from tests.node.conftest import FORK_OR_ALL, Federation, open_gate
+from tests.node.conftest import Federation, open_gate
 from tests.support import processes
 from tests.support.waiting import wait_until
 
+pytestmark = pytest.mark.every_isolation
 
-@pytest.mark.parametrize("isolation", FORK_OR_ALL)
-def test_what_was_under_way_is_ended_and_run_again_after_the_resume(federation: Federation, isolation: str) -> None:
-    federation.site(isolation=isolation, lease=2.0)
+
+def test_what_was_under_way_is_ended_and_run_again_after_the_resume(federation: Federation) -> None:
+    federation.site(lease=2.0)
     run = federation.run()
     assert run.metrics(run.push("clinic-a", "train", run.arrays(np.zeros(1))))["count"] == 1
     gate = run.gate()

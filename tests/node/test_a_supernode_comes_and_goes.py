@@ -21,6 +21,8 @@ from tests.support.servers import RealServer
 from tests.support.services import Service
 from tests.support.waiting import wait_until
 
+pytestmark = pytest.mark.every_isolation
+
 
 @pytest.fixture
 def crashing(own_server: RealServer, tmp_path: Path) -> Iterator[Federation]:

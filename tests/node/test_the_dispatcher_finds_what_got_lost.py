@@ -22,6 +22,8 @@ from tests.node.conftest import Federation, HandRun, open_gate
 from tests.support.servers import RealServer
 from tests.support.waiting import wait_until
 
+pytestmark = pytest.mark.every_isolation
+
 
 def works(run: HandRun) -> bool:
     return run.content(run.push("clinic-a", "train", run.arrays(np.zeros(1)))) is not None

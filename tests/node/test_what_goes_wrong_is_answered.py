@@ -14,6 +14,8 @@ from fedq.relay import messages, objects
 from tests.node.conftest import FORK_OR_ALL, Federation, HandRun
 from tests.support.waiting import wait_until
 
+pytestmark = pytest.mark.every_isolation
+
 ISOLATIONS = ("fork", "run", "inline")
 
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from fedq.relay import claims, messages, objects, runs
+from fedq.relay.keys import GROUP
 from fedq.relay.messages import Push
 from fedq.relay.runs import Step
 from tests.relay.conftest import Steps
@@ -200,17 +203,8 @@ def test_what_finished_or_was_stopped_or_is_being_cleaned_up_is_not_resumed(step
     finished, stopped, cleaned, at_a_node = ends
     runs.clean_run(relay, cleaned)
     keys = relay.keys
-    names = [
-        keys.run(at_a_node),
-        keys.inbox("a"),
-        keys.claims("a"),
-        keys.order("a", at_a_node),
-        "r",
-        "c",
-        "o",
-        "l",
-        "e",
-    ]
+    names = [keys.run(at_a_node), keys.inbox("a"), keys.claims("a"), keys.order("a", at_a_node)]
+    names += [f"{keys.base}{rest}" for rest in ("replies", "ctx", "objs", "log", "events")]
     relay.call("clean_node", names, [at_a_node, keys.node("a"), "g", keys.node_alive("a"), 1, 1])
     assert runs.resume_run(relay, finished) is runs.resume_run(relay, stopped) is Step.OVER
     assert runs.resume_run(relay, cleaned) is runs.resume_run(relay, at_a_node) is Step.CLEANED
@@ -255,6 +249,40 @@ def test_an_ended_run_leaves_status_config_result_events_and_final_arrays(steps:
     assert [e.data["text"] for e in runs.read_events(relay, steps.run) if e.kind == "log"] == ["epoch 1"]
     assert objects.fetch_shared(relay, [result_digest])[result_digest] == result
     assert all(not any(entry.kind == "message" for entry in steps.inbox(name)) for name in "ab")
+
+
+def test_a_cleaned_run_has_no_holder_and_its_entries_are_not_pending(steps: Steps) -> None:
+    relay, keys = steps.relay, steps.relay.keys
+    relay.redis.xgroup_create(keys.inbox("a"), GROUP, "0", mkstream=True)
+    steps.pushed("a")
+    relay.redis.xreadgroup(GROUP, "d", {keys.inbox("a"): ">"})
+    runs.emit(relay, steps.run, steps.token, 0, 0, "round", {})
+    runs.stop_run(relay, steps.run)
+    assert runs.clean_run(relay, steps.run)
+    pending: Any = relay.redis.xpending(keys.inbox("a"), GROUP)
+    assert pending["pending"] == 0
+    assert not {b"token", b"lease", b"owner", b"event"} & set(relay.redis.hgetall(keys.run(steps.run)))
+
+
+def test_the_clean_up_of_a_run_that_is_gone_writes_nothing(steps: Steps) -> None:
+    relay, keys, run = steps.relay, steps.relay.keys, steps.run
+    runs.stop_run(relay, run)
+    relay.redis.delete(keys.run(run))
+    relay.redis.sadd(keys.run_nodes(run), "a")
+    assert runs.clean_run(relay, run)
+    assert not relay.redis.exists(keys.run(run))
+    assert runs.clean_run(relay, run)
+    assert not relay.redis.exists(keys.run(run))
+    relay.redis.zrem(keys.runs(), run)
+    relay.redis.delete(keys.events(run))
+
+
+def test_no_more_notes_of_a_run_are_kept_than_its_limit(steps: Steps) -> None:
+    keys, most = steps.relay.keys, 3
+    lines = [word for n in range(5) for word in ("log", f'{{"n": {n}}}')]
+    reply = steps.relay.call("note", [keys.run(steps.run), keys.events(steps.run)], [steps.token, 100, most, *lines])
+    assert reply == [b"OK", most]
+    assert [e.data["n"] for e in runs.read_events(steps.relay, steps.run) if e.kind == "log"] == [0, 1, 2]
 
 
 def test_the_clean_up_of_one_run_leaves_another_as_it_was(steps: Steps) -> None:
