@@ -190,7 +190,7 @@ def train(
                     showing.close()
                     require_finished(run)
                 except Problem as problem:
-                    raise _with_log(problem, run, target / "run.log") from problem
+                    raise with_log(problem, run, target / "run.log") from problem
                 history = view.history
                 report = Report(
                     run_id=run.run_id,
@@ -210,7 +210,7 @@ def train(
     return report, history
 
 
-def _with_log(problem: Problem, run: Run, path: Path) -> Problem:
+def with_log(problem: Problem, run: Run, path: Path) -> Problem:
     """The problem, with the place of the run's log: the federation that `fedq log` would ask is about to end."""
     lines = list(log_lines(run))
     path.parent.mkdir(parents=True, exist_ok=True)

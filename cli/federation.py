@@ -143,10 +143,11 @@ class LocalFederation:
     def wait_until_online(self, timeout: float = START_TIMEOUT) -> Iterator[int]:
         """Yield the number of nodes online whenever it grew, until all are. Raises Problem after ``timeout``."""
         give_up, seen = time.monotonic() + timeout, 0
+        names = set(self.node_names)
         with Relay.connect(self.url, client_name="fedq-demo") as relay:
             while seen < self.nodes:
                 self.check()
-                count = sum(online(relay, [name for name in node_names(relay) if name in self.node_names]).values())
+                count = sum(online(relay, [name for name in node_names(relay) if name in names]).values())
                 if count > seen:
                     seen = count
                     yield seen

@@ -22,6 +22,7 @@ class Entry:
 
 COMMANDS = {
     "demo": Entry("demo", "Train an app on a private federation of six nodes on this machine, and watch."),
+    "simulate": Entry("simulate", "Run an app with many virtual nodes on this machine, or on several."),
     "new": Entry("new", "Write a runnable app project."),
     "run": Entry("run", "Submit an app to the federation."),
     "runs": Entry("runs", "List runs; remove old ones."),

@@ -90,7 +90,9 @@ def node_options(command: F) -> F:
     return command
 
 
-def settings_of(name: str, labels: tuple[str, ...], redis_url: str | None, options: dict[str, Any]) -> NodeSettings:
+def settings_of(
+    name: str, labels: tuple[str, ...], redis_url: str | None, options: dict[str, Any], virtual: int = 0
+) -> NodeSettings:
     """The settings that the options of `node_options` stand for. Raises SettingsError or TrustError."""
     from fedq.node.settings import NodeSettings
     from fedq.node.trust import TrustPolicy
@@ -112,6 +114,7 @@ def settings_of(name: str, labels: tuple[str, ...], redis_url: str | None, optio
         cache_dir=options["cache_dir"],
         threads=options["threads"] or None,
         log_format=options["log_format"],
+        virtual=virtual,
         **more,
     )
 
@@ -119,10 +122,18 @@ def settings_of(name: str, labels: tuple[str, ...], redis_url: str | None, optio
 @click.command()
 @click.option("--name", required=True, help="The node's name: letters, digits, '-'. The same after every restart.")
 @click.option("--label", "-l", "labels", multiple=True, metavar="LABEL=VALUE", help="What runs select nodes by.")
+@click.option(
+    "--virtual",
+    type=click.IntRange(min=1),
+    metavar="N",
+    help="For simulations: be the N nodes NAME-0, NAME-1, …, which share the slots, instead of one.",
+)
 @node_options
-def supernode(name: str, labels: tuple[str, ...], redis_url: str | None, **options: Any) -> int | None:
+def supernode(
+    name: str, labels: tuple[str, ...], virtual: int | None, redis_url: str | None, **options: Any
+) -> int | None:
     """Serve ClientApps at the data, under a node's name. Only outbound connections; ends on SIGTERM."""
-    settings = settings_of(name, labels, redis_url, options)
+    settings = settings_of(name, labels, redis_url, options, virtual or 0)
     from fedq.node.service import run_supernode
 
     return run_supernode(settings)

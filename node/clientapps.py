@@ -61,7 +61,7 @@ class ClientAppWork(Work):
         name = "" if brief else f"fedq-{self.settings.name}-{purpose}"
         return Relay.connect(self.settings.redis_url, client_name=name, retries=retries)
 
-    def assignment(self, job: FedqJob) -> ClientAppAssignment:
+    def assignment(self, job: FedqJob) -> Assignment:
         """The assignment of a job that a dispatcher made, with a new token."""
         self._worker = process_name()
         request = job.request()
@@ -85,7 +85,7 @@ class ClientAppWork(Work):
         limits = [value for value in (limit, self.settings.time_limit) if value]
         return ClientAppAssignment(self, errand, min(limits) if limits else None)
 
-    def rebuild(self, description: Mapping[str, Any]) -> ClientAppAssignment:
+    def rebuild(self, description: Mapping[str, Any]) -> Assignment:
         """The same assignment, with its token, in another process."""
         return ClientAppAssignment(self, Errand(**description["errand"]), description["time_limit"])
 
@@ -110,8 +110,11 @@ class ClientAppAssignment(Assignment):
 
     kind = "clientapp"
 
-    def __init__(self, work: ClientAppWork, errand: Errand, time_limit: float | None) -> None:
+    def __init__(
+        self, work: ClientAppWork, errand: Errand, time_limit: float | None, settings: NodeSettings | None = None
+    ) -> None:
         self.work = work
+        self.settings = settings or work.settings
         self.errand = errand
         self.run_id = errand.run
         self.group = str(errand.run)
@@ -129,7 +132,7 @@ class ClientAppAssignment(Assignment):
     def execute(self) -> Outcome:
         """Claim, run the app, commit."""
         return Execution(
-            self.work.settings,
+            self.settings,
             self.work.relay,
             self.errand,
             apps=self.work.apps,
@@ -172,7 +175,7 @@ class ClientAppAssignment(Assignment):
         """Prolong the lease, or hear that it is of no use any more."""
         e = self.errand
         outcome = claims.renew(
-            self.work.renewals, e.node, e.run, e.entry, e.message, e.token, lease=self.work.settings.lease
+            self.work.renewals, e.node, e.run, e.entry, e.message, e.token, lease=self.settings.lease
         )
         match outcome:
             case Renew.OK | Renew.UNCLAIMED:

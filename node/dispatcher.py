@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from queue import Empty, SimpleQueue
-from typing import Any
+from typing import Any, Protocol
 
 from fedq.apps.errors import FedqError
 from fedq.node.imposed import ModsDiffer, check_same
@@ -54,6 +54,14 @@ class RunFacts:
     not_before: float = 0.0
 
 
+class Reader(Protocol):
+    """A thread that puts what arrives among the dispatcher's events."""
+
+    def start(self) -> None: ...
+
+    def stop(self) -> None: ...
+
+
 class Dispatcher:
     """Serves one node while it holds the role, and waits for the role otherwise.
 
@@ -81,7 +89,8 @@ class Dispatcher:
         self.role = role
         self.info = info
         self.jobs = JobQueue(queue, settings.name, clock=clock)
-        self.events: SimpleQueue[Arrived | Lost | Nudge | None] = SimpleQueue()
+        self.events: SimpleQueue[Any] = SimpleQueue()
+        """:class:`Arrived`, :class:`Lost`, :class:`Nudge`, or None at the end."""
         self._clock = clock
         self._stopping = False
         self._backlog = Backlog(relay, self.node)
@@ -119,7 +128,7 @@ class Dispatcher:
 
         At the end the node is offline and the role is free, if the server can still be told.
         """
-        reader: InboxReader | None = None
+        reader: Reader | None = None
         pauses = Pauses()
         said = ""
         try:
@@ -132,8 +141,7 @@ class Dispatcher:
                         self._standby()
                         continue
                     if reader is None:
-                        ensure_group(self.relay, self.node)
-                        reader = InboxReader(self.relay, self.node, self.events.put)
+                        reader = self._reader()
                         reader.start()
                         self._synced = False
                     if not self._synced:
@@ -155,6 +163,11 @@ class Dispatcher:
             if reader is not None:
                 reader.stop()
             self._leave()
+
+    def _reader(self) -> Reader:
+        """What reads the inbox, not started yet."""
+        ensure_group(self.relay, self.node)
+        return InboxReader(self.relay, self.node, self.events.put)
 
     def _serve_once(self) -> None:
         """Wait for something to happen, or to be due, and act on it."""
@@ -189,9 +202,9 @@ class Dispatcher:
                 self._verify()
         self._dispatch()
 
-    def _gather(self, timeout: float) -> list[Arrived | Lost | Nudge | None]:
+    def _gather(self, timeout: float) -> list[Any]:
         """What has happened; waits for the first, and takes all that is there."""
-        events: list[Arrived | Lost | Nudge | None] = []
+        events: list[Any] = []
         try:
             events.append(self.events.get(timeout=timeout) if timeout > 0 else self.events.get_nowait())
             while True:
@@ -342,7 +355,7 @@ class Dispatcher:
             if head is None or (dispatched is None and not everything):
                 continue
             held = state.get(head.message_id)
-            if held is not None and held.token and not self._free_dead(head, held, now):
+            if held is not None and held.token and not self._free_dead(head, held, now, node=self.node):
                 if dispatched is None:
                     self._inflight[run] = Dispatched(head, "", held.attempt, self._clock())
                 continue
@@ -356,10 +369,10 @@ class Dispatcher:
         if doubtful:
             self._look_for_jobs(doubtful)
 
-    def _free_dead(self, head: Waiting, held: ClaimState, now: float) -> bool:
+    def _free_dead(self, head: Waiting, held: ClaimState, now: float, *, node: str) -> bool:
         """Free a claim whose holder is dead: known so on this host, or by a lease that lapsed. Whether it did."""
         if worker_known_dead(held.worker):
-            freed = claims.release(self.relay, self.node, head.message_id, held.token, counts=True)
+            freed = claims.release(self.relay, node, head.message_id, held.token, counts=True)
             if freed:
                 logger.warning(
                     "run %d, message %s: the worker %s died with attempt %d",
@@ -371,7 +384,7 @@ class Dispatcher:
             return freed
         # A lease that ended while the server (or we) were away says nothing: its holder could not renew it.
         if held.lease_end < now and self._clock() - self._served_since >= self.settings.lease:
-            freed = claims.lapse(self.relay, self.node, head.message_id, held.token)
+            freed = claims.lapse(self.relay, node, head.message_id, held.token)
             if freed:
                 logger.warning(
                     "run %d, message %s: nothing was heard of the worker %s for %.0f s; attempt %d counts as lost",
@@ -411,12 +424,15 @@ class Dispatcher:
         for run, (status, limit) in zip(runs, found, strict=True):
             if drop_ended and (status is None or text(status) not in OPEN):
                 # Its clean-up will empty the inbox; until then, or until it is resumed, there is nothing to do for it.
-                self._ended.add(run)
-                self._backlog.drop_run(run)
-                self._inflight.pop(run, None)
-                self._facts.pop(run, None)
+                self._forget_run(run)
                 continue
             self._facts_of(run).time_limit = float(limit or 0)
+
+    def _forget_run(self, run: int) -> None:
+        self._ended.add(run)
+        self._backlog.drop_run(run)
+        self._inflight.pop(run, None)
+        self._facts.pop(run, None)
 
     # -- dispatch ------------------------------------------------------------------------------------------------------
 

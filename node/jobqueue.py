@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import secrets
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -93,6 +94,34 @@ class JobQueue:
         )
         return queued or (job_id not in self._lost and self._redis.hget(FedqJob.key_for(job_id), "status") in _LIVE)
 
+    def add_batch(self, messages: Sequence[tuple[str, Waiting]], *, time_limit: float | None) -> str:
+        """Make a job for messages of one run to different (virtual) nodes; its id, which is new each time."""
+        first, head = messages[0]
+        job_id = f"{self.node}_{head.message_id}_{secrets.token_hex(4)}"
+        nodes = first if len(messages) == 1 else f"{first} and {len(messages) - 1} more"
+        request = {
+            "run": head.run,
+            "messages": [[node, m.entry, m.message_id, m.type, m.group] for node, m in messages],
+            "limit": time_limit,
+        }
+        with self._server.errors():
+            enqueue(
+                self.node,
+                self._redis,
+                job_id,
+                request,
+                description=f"{describe_message(head.run, head.type, head.group)} · {nodes}",
+                meta={
+                    "run": head.run,
+                    "type": head.type,
+                    "group": head.group,
+                    "node": nodes,
+                    "messages": len(messages),
+                    "bytes_in": sum(m.nbytes for _, m in messages),
+                },
+            )
+        return job_id
+
     def without_job(self, dispatched: Iterable[Dispatched]) -> list[Dispatched]:
         """Those whose job has ended, or got lost. One round trip."""
         jobs = list(dispatched)
@@ -130,7 +159,12 @@ class JobQueue:
 
 def describe(run: int, message_type: str, group: str, node: str, attempt: int) -> str:
     """What a dashboard shows of a job, such as ``run 7 · train · round 3 · clinic-a · attempt 1``."""
+    return f"{describe_message(run, message_type, group)} · {node} · attempt {attempt}"
+
+
+def describe_message(run: int, message_type: str, group: str) -> str:
+    """Such as ``run 7 · train · round 3``."""
     parts = [f"run {run}", message_type]
     if group:
         parts.append(f"round {group}" if group.isdigit() else group)
-    return " · ".join([*parts, node, f"attempt {attempt}"])
+    return " · ".join(parts)

@@ -15,7 +15,7 @@ import platform
 import signal
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from importlib import metadata
@@ -27,6 +27,9 @@ from fedq.node.dispatcher import Dispatcher
 from fedq.node.imposed import Imposed, ModsDiffer, check_same
 from fedq.node.role import SUPERNODE, WORKER, Holder, Role
 from fedq.node.settings import NodeSettings
+from fedq.node.virtual import known_service
+from fedq.node.virtualdispatcher import VirtualDispatcher
+from fedq.node.virtualjobs import VirtualWork
 from fedq.relay import nodes
 from fedq.relay.connection import Relay, patiently, resolve_url, without_password
 from fedq.relay.errors import RelayMisconfigured
@@ -105,18 +108,20 @@ def _run_worker(settings: NodeSettings, told: StopSignal) -> int:
     _prepare(settings)
     holder = Holder.here(WORKER)
 
-    def check_in(relay: Relay) -> Mapping[str, str]:
+    def check_in(relay: Relay) -> NodeSettings:
         _check_server(relay)
         check_same(settings.name, settings.mods, nodes.imposed(relay, settings.name))
         with relay.errors():
-            labels: Any = relay.redis.hget(relay.keys.node_info(settings.name), "labels")
-        if labels is None:
+            raw: Any = relay.redis.hget(relay.keys.node_info(settings.name), "labels")
+        if raw is None:
             logger.warning("node %s is not registered yet; its SuperNode will do that", settings.name)
-        return json.loads(labels or "{}")  # type: ignore[no-any-return]
+        labels = settings.labels or json.loads(raw or "{}")
+        if service := known_service(relay, settings.name):
+            count, config = service
+            return replace(settings, labels=labels, virtual=count, config={**config, **settings.config})
+        return replace(settings, labels=labels)
 
-    labels = _with_server(settings, check_in, told)
-    if not settings.labels:
-        settings = replace(settings, labels=labels)
+    settings = _with_server(settings, check_in, told)
     logger.info("worker of node %s: %s", settings.name, _describe(settings))
     _say_trust(settings)
     _say_mods(settings)
@@ -169,6 +174,8 @@ def _describe(settings: NodeSettings) -> str:
         f"isolation {settings.isolation}",
         f"server {without_password(resolve_url(settings.redis_url))}",
     ]
+    if settings.virtual:
+        parts.append(f"{settings.virtual} virtual nodes")
     if settings.labels:
         parts.append("labels " + " ".join(f"{key}={value}" for key, value in sorted(settings.labels.items())))
     if not settings.ship_logs:
@@ -227,7 +234,8 @@ def _dispatch(settings: NodeSettings, holder: Holder, context: ChildContext) -> 
     relay = Relay.connect(settings.redis_url, client_name=f"fedq-{settings.name}-dispatcher")
     queue = Relay.connect(settings.queue_url or settings.redis_url, client_name=f"fedq-{settings.name}-queue")
     role = Role(relay, settings.name, holder, lease=_lease(settings))
-    dispatcher = Dispatcher(settings, relay, queue, role, _info(settings, holder))
+    kind = VirtualDispatcher if settings.virtual else Dispatcher
+    dispatcher = kind(settings, relay, queue, role, _info(settings, holder))
     signal.signal(signal.SIGTERM, lambda *_: dispatcher.stop())
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_listen, args=(context, dispatcher), name="supervisor-events", daemon=True).start()
@@ -254,7 +262,7 @@ def _work(settings: NodeSettings, number: int, context: ChildContext) -> None:
     """A worker's process: one slot."""
     queue = Relay.connect(settings.queue_url or settings.redis_url, client_name=f"fedq-{settings.name}-worker")
     AppWorker(
-        ClientAppWork(settings),
+        VirtualWork(settings) if settings.virtual else ClientAppWork(settings),
         queue=settings.name,
         connection=queue.redis,
         isolation=settings.isolation,

@@ -41,6 +41,7 @@ class NodeSettings:
         lease: seconds that a claim, or the dispatcher's role, outlives the last word of its holder.
         log_format: ``text`` or ``json``.
         mods: put around every ClientApp here, outside of the app's own, the first outermost: see `fedq.node.imposed`.
+        virtual: how many virtual nodes this service stands for (:mod:`fedq.node.virtual`); 0: it is a node itself.
     """
 
     name: str
@@ -61,6 +62,7 @@ class NodeSettings:
     lease: float = 15.0
     log_format: str = "text"
     mods: tuple[str, ...] = ()
+    virtual: int = 0
 
     def __post_init__(self) -> None:
         check_node_name(self.name)
@@ -76,6 +78,10 @@ class NodeSettings:
             raise SettingsError(f"threads must be at least 1, not {self.threads}")
         if self.heartbeat <= 0 or self.lease < 2:
             raise SettingsError("heartbeat must be above 0 and lease at least 2 seconds")
+        if self.virtual < 0:
+            raise SettingsError(f"there cannot be {self.virtual} virtual nodes")
+        if self.virtual:
+            check_node_name(f"{self.name}-{self.virtual - 1}")
         if self.log_format not in ("text", "json"):
             raise SettingsError(f"log format {self.log_format!r} does not exist; choose text or json")
         object.__setattr__(self, "mods", tuple(ModName.parse(mod).text for mod in self.mods))

@@ -208,8 +208,10 @@ def read_claims(relay: Relay, node: str) -> dict[str, ClaimState]:
     """Every claim of the node by message id."""
     with relay.errors():
         raw: Any = relay.redis.hgetall(relay.keys.claims(node))
-    found = {}
-    for message, value in raw.items():
-        attempt, token, lease_end, worker = text(value).split("|", 3)
-        found[text(message)] = ClaimState(int(attempt), token, int(lease_end) / 1000, worker)
-    return found
+    return {text(message): parse_claim(value) for message, value in raw.items()}
+
+
+def parse_claim(value: bytes | str) -> ClaimState:
+    """A value of ``node:<n>:claims``."""
+    attempt, token, lease_end, worker = text(value).split("|", 3)
+    return ClaimState(int(attempt), token, int(lease_end) / 1000, worker)

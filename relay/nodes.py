@@ -80,19 +80,21 @@ def register(relay: Relay, node: str, info: NodeInfo) -> None:
     keys = relay.keys
     with relay.errors(), relay.redis.pipeline(transaction=False) as pipe:
         pipe.sadd(keys.nodes(), node)
-        pipe.hset(
-            keys.node_info(node),
-            mapping={
-                "labels": json.dumps(dict(info.labels), sort_keys=True),
-                "slots": info.slots,
-                "isolation": info.isolation,
-                "host": info.host,
-                "pid": info.pid,
-                "details": json.dumps(dict(info.details), sort_keys=True),
-                "mods": json.dumps(info.mods),
-            },
-        )
+        pipe.hset(keys.node_info(node), mapping=fields_of(info))
         pipe.execute()
+
+
+def fields_of(info: NodeInfo) -> dict[Any, Any]:
+    """The fields of ``node:<n>:info``."""
+    return {
+        "labels": json.dumps(dict(info.labels), sort_keys=True),
+        "slots": info.slots,
+        "isolation": info.isolation,
+        "host": info.host,
+        "pid": info.pid,
+        "details": json.dumps(dict(info.details), sort_keys=True),
+        "mods": json.dumps(info.mods),
+    }
 
 
 def impose(relay: Relay, node: str, mods: Sequence[str]) -> None:
