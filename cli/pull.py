@@ -56,7 +56,7 @@ def pull(
         run = link.run(run_id)
         if not no_arrays:
             _require_result(run.info())
-        _write(run, paths)
+        write_files(run, paths)
     if as_json:
         print_json({"run_id": run_id, "paths": {name: str(path) for name, path in paths.items()}})
     else:
@@ -78,7 +78,8 @@ def _require_result(info: RunInfo) -> None:
         )
 
 
-def _write(run: Run, paths: dict[str, Path]) -> None:
+def write_files(run: Run, paths: dict[str, Path]) -> None:
+    """Write what ``paths`` names (``arrays``, ``csv``, ``json``, ``plot``) of a run that is over."""
     from fedq.cli.results import write_arrays, write_json
 
     history, info = run.history(), run.info()

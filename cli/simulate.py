@@ -18,7 +18,7 @@ from fedq.cli.problem import Problem
 from fedq.cli.values import parse_pairs
 
 if TYPE_CHECKING:
-    from fedq.cli.rounds import History
+    from fedq.apps.history import History
     from fedq.cli.simulation import LocalSimulation
     from fedq.relay import Run
 
@@ -163,30 +163,19 @@ def _run(
 
 
 def _report(simulation: LocalSimulation, run: Run, history: History, out: Path) -> dict[str, Any]:
-    """Write arrays and metrics as ``fedq pull`` does; what there is to tell."""
-    from fedq.cli.results import metrics_of, write_arrays, write_json
+    """Write arrays and history as ``fedq pull`` does; what there is to tell."""
+    from fedq.cli.pull import write_files
 
-    result, info = run.result(timeout=30), run.info()
-    paths = {"arrays": out / "arrays.npz", "metrics": out / "metrics.json"}
-    write_arrays(result.arrays, paths["arrays"])
-    document = {
-        "run_id": run.run_id,
-        "name": info.name,
-        "status": info.status,
-        "seconds": result.seconds,
-        "attempts": result.attempts,
-        "config": dict(result.config),
-        **metrics_of(result),
-    }
-    write_json(document, paths["metrics"])
+    paths = {"arrays": out / "arrays.npz", "csv": out / "history.csv", "json": out / "history.json"}
+    write_files(run, paths)
     return {
         "run_id": run.run_id,
-        "status": info.status,
+        "status": run.info().status,
         "rounds": [
             {
                 "number": ended.number,
                 "seconds": ended.seconds,
-                "metrics": dict(ended.metrics),
+                "metrics": dict(ended.headline),
                 "replies": ended.replies,
                 "failures": ended.failures,
             }
