@@ -17,10 +17,13 @@ from fedq.apps.typing import Dtype, NDArray
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["NUMPY", "Array", "import_torch"]
+__all__ = ["COMPRESSED", "NUMPY", "Array", "import_torch"]
 
 NUMPY = "numpy.ndarray"
 """The `stype` of arrays that NumPy can read."""
+
+COMPRESSED = "fedq.compressed"
+"""The `stype` of arrays that `fedq.apps.compression` has made smaller; `Array.numpy` reads them too."""
 
 _NPY_HEADERS = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
 
@@ -242,6 +245,8 @@ class Array:
     def numpy(self, *, copy: bool = True) -> NDArray:
         """The array as a NumPy array: a writable one of its own, or with `copy=False` a read-only view without copying.
 
+        A compressed array (see `fedq.apps.compression`) is decompressed each time.
+
         Raises TypeError if `stype` is another, ValueError if `data` was given and is not in the .npy format.
         """
         # A view of the read-only array, since whoever got that itself could make it writable again.
@@ -250,6 +255,12 @@ class Array:
     def _raw(self) -> NDArray:
         """The content as a read-only array that must not be changed."""
         self._fetch()
+        if self._view is None and self._stype == COMPRESSED:
+            from fedq.apps.compression import decompressed  # which imports this module
+
+            view = canonical(decompressed(self))
+            view.flags.writeable = False
+            return view  # not kept: the small form is
         if self._view is None:
             if self._stype != NUMPY:
                 raise TypeError(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING
 from weakref import ref
 
@@ -29,6 +29,8 @@ class Replies(Iterable[Message]):
         self._seen: list[str] = []  # ids of the messages whose reply has arrived, in that order
         self._errors: set[str] = set()
         self._newest: ref[_Pass] | None = None
+        self.restore: Callable[[Message], Message] | None = None
+        """What makes of a reply as it travelled the one that is given out; set before any is looked at."""
 
     @property
     def message_ids(self) -> tuple[str, ...]:
@@ -80,7 +82,11 @@ class Replies(Iterable[Message]):
             self._seen.append(message_id)
             if message.has_error():
                 self._errors.add(message_id)
-        return message
+            return self._restored(message)
+        return None
+
+    def _restored(self, message: Message) -> Message:
+        return message if self.restore is None else self.restore(message)
 
 
 class _Pass(Iterator[Message]):
@@ -101,7 +107,7 @@ class _Pass(Iterator[Message]):
             if self.ahead and self.ahead[0].metadata.reply_to_message_id == message_id:
                 return self.ahead.popleft()
             for message in replies._grid.pull_messages([message_id]):
-                return message
+                return replies._restored(message)
         arrived = replies._next()
         if arrived is None:
             raise StopIteration

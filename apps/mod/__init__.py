@@ -7,6 +7,7 @@ outermost.
 
 from fedq.apps.mod.clipping import ClippingMod, LocalDpMod, adaptiveclipping_mod, fixedclipping_mod
 from fedq.apps.mod.compose import ClientAppCallable, Mod, make_ffn
+from fedq.apps.mod.compression import CompressionMod
 from fedq.apps.mod.limits import (
     AllowKeysMod,
     DenyKeysMod,
@@ -21,6 +22,7 @@ __all__ = [
     "AllowKeysMod",
     "ClientAppCallable",
     "ClippingMod",
+    "CompressionMod",
     "DenyKeysMod",
     "LocalDpMod",
     "Mod",

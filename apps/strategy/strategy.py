@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from fedq.apps.arrayrecord import ArrayRecord
+from fedq.apps.compression import restored
 from fedq.apps.configrecord import ConfigRecord
 from fedq.apps.grid import JSON, Grid
 from fedq.apps.message import Message
@@ -248,7 +249,10 @@ class Strategy(ABC):
     ) -> Replies:
         result = progress.result
         self._phase = "train"
-        replies = self._send(self.configure_train(server_round, result.arrays, config, grid), grid, timeout)
+        messages = list(self.configure_train(server_round, result.arrays, config, grid))
+        replies = self._send(messages, grid, timeout)
+        sent = {message.metadata.dst_node_id: message.content for message in messages}
+        replies.restore = lambda reply: restored(reply, sent[reply.metadata.src_node_id])
         arrays, metrics = self.aggregate_train(server_round, replies)
         self._end(replies, grid)
         if arrays is not None:

@@ -37,6 +37,7 @@ MODS = {
     "train_arrays_only_mod",
     "withhold_error_text_mod",
     "ClientAppCallable",
+    "CompressionMod",
     "LocalDpMod",
     "Mod",
     "adaptiveclipping_mod",
