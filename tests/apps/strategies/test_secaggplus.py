@@ -175,6 +175,28 @@ def test_it_wraps_what_makes_something_of_the_average_and_nothing_else() -> None
         SecAggPlus(FedMedian())
 
 
+@pytest.mark.parametrize("where", STAGES[1:])
+def test_killed_between_any_stages_with_a_drop_out_the_sum_is_the_same(where: str) -> None:
+    whole = Watched(7, {2: stages.COLLECT})
+    whole.execute()
+    watched = Watched(7, {2: stages.COLLECT})
+    ask_all, left = watched.strategy._ask, [where]
+
+    def dying(stage: str, payloads: dict[str, Any]) -> Any:
+        for reply in ask_all(stage, payloads):
+            yield reply
+            if stage in left:
+                left.remove(stage)
+                raise MemoryError("in the middle of a stage")
+
+    watched.strategy._ask = dying  # type: ignore[method-assign]
+    with pytest.raises(MemoryError):
+        watched.execute()
+    watched.execute()
+    assert np.array_equal(watched.sums[0], whole.sums[0])
+    assert watched.run.executions == whole.run.executions
+
+
 # -- what the server holds ---------------------------------------------------------------------------------------------
 
 
