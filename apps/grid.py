@@ -33,6 +33,9 @@ class Grid(ABC):
     strategy_starts: int = 0
     """How many strategies this ServerApp has started; it tells their checkpoints apart."""
 
+    keeps_replies: bool = False
+    """Set by what saves as it goes on, however often it pushes in between: all replies are kept until it has saved."""
+
     # ------------------------------------------------------------------ what a runtime implements
 
     @property

@@ -436,7 +436,7 @@ class RedisGrid(Grid):
 
     def _make_room(self) -> None:
         """An app that never saves must not fill the server: free the replies that it pulled some pushes ago."""
-        if self.info.durability == "replay" or self._pushes < KEPT_PUSHES:
+        if self.keeps_replies or self.info.durability == "replay" or self._pushes < KEPT_PUSHES:
             return
         old = [m for m in self._flights.all_given() if self._flights[m].push <= self._pushes - KEPT_PUSHES]
         if not old:

@@ -1,5 +1,6 @@
 """Strategies: how a ServerApp chooses nodes and makes one model of their replies."""
 
+from fedq.apps.strategy.asynchronous import Asynchronous
 from fedq.apps.strategy.bulyan import Bulyan
 from fedq.apps.strategy.dp_accountant import PrivacyAccountant
 from fedq.apps.strategy.dp_adaptive_clipping import (
@@ -13,8 +14,10 @@ from fedq.apps.strategy.dp_fixed_clipping import (
 from fedq.apps.strategy.errors import CheckpointError, NoUsableReplies
 from fedq.apps.strategy.fedadagrad import FedAdagrad
 from fedq.apps.strategy.fedadam import FedAdam
+from fedq.apps.strategy.fedasync import FedAsync
 from fedq.apps.strategy.fedavg import FedAvg
 from fedq.apps.strategy.fedavgm import FedAvgM
+from fedq.apps.strategy.fedbuff import FedBuff
 from fedq.apps.strategy.fedmedian import FedMedian
 from fedq.apps.strategy.fedopt import FedOpt
 from fedq.apps.strategy.fedprox import FedProx
@@ -27,9 +30,11 @@ from fedq.apps.strategy.multikrum import MultiKrum
 from fedq.apps.strategy.qfedavg import QFedAvg
 from fedq.apps.strategy.result import Result
 from fedq.apps.strategy.secaggplus import SecAggPlus
+from fedq.apps.strategy.staleness import Staleness, constant_staleness, hinge_staleness, polynomial_staleness
 from fedq.apps.strategy.strategy import ReplyFailure, Strategy
 
 __all__ = [
+    "Asynchronous",
     "Bulyan",
     "CheckpointError",
     "DifferentialPrivacyClientSideAdaptiveClipping",
@@ -38,8 +43,10 @@ __all__ = [
     "DifferentialPrivacyServerSideFixedClipping",
     "FedAdagrad",
     "FedAdam",
+    "FedAsync",
     "FedAvg",
     "FedAvgM",
+    "FedBuff",
     "FedMedian",
     "FedOpt",
     "FedProx",
@@ -55,5 +62,9 @@ __all__ = [
     "ReplyFailure",
     "Result",
     "SecAggPlus",
+    "Staleness",
     "Strategy",
+    "constant_staleness",
+    "hinge_staleness",
+    "polynomial_staleness",
 ]

@@ -81,11 +81,11 @@ class ArrayAverage:
         self._sums = sums
         self._weights.append(weight)
 
-    def result(self) -> ArrayRecord | None:
-        """The average so far, or None when nothing was added."""
+    def result(self, over: float | None = None) -> ArrayRecord | None:
+        """The average so far, or None when nothing was added. `over`: divide by this instead of the weights' sum."""
         if not self._weights or self._sums is None:
             return None
-        total = math.fsum(self._weights)
+        total = math.fsum(self._weights) if over is None else over
         return ArrayRecord(
             {name: Array.from_numpy_ndarray(entry.average(total), copy=False) for name, entry in self._sums.items()}
         )

@@ -93,6 +93,10 @@ class Checkpoint:
             }
         )
         context.state[f"{self._name}.arrays"] = result.arrays
+        prefix = f"{self._name}.state."
+        for name in [name for name in context.state if name.startswith(prefix)]:
+            if name.removeprefix(prefix) not in progress.state:
+                del context.state[name]
         for name, record in progress.state.items():
             context.state[f"{self._name}.state.{name}"] = record
         context.save(folded=folded)

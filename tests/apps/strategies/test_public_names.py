@@ -6,6 +6,7 @@ import fedq.apps.mod
 import fedq.apps.strategy
 
 STRATEGIES = {
+    "Asynchronous",
     "Bulyan",
     "DifferentialPrivacyClientSideAdaptiveClipping",
     "DifferentialPrivacyClientSideFixedClipping",
@@ -13,8 +14,10 @@ STRATEGIES = {
     "DifferentialPrivacyServerSideFixedClipping",
     "FedAdagrad",
     "FedAdam",
+    "FedAsync",
     "FedAvg",
     "FedAvgM",
+    "FedBuff",
     "FedMedian",
     "FedOpt",
     "FedProx",
@@ -28,7 +31,17 @@ STRATEGIES = {
     "SecAggPlus",
     "Strategy",
 }
-OTHERS = {"CheckpointError", "NoUsableReplies", "PrivacyAccountant", "ReplyFailure", "Result"}
+OTHERS = {
+    "CheckpointError",
+    "NoUsableReplies",
+    "PrivacyAccountant",
+    "ReplyFailure",
+    "Result",
+    "Staleness",
+    "constant_staleness",
+    "hinge_staleness",
+    "polynomial_staleness",
+}
 MODS = {
     "AllowKeysMod",
     "ClippingMod",
