@@ -25,6 +25,7 @@ PARTS = {
     "idle": "idle",
     "nodes": "many_nodes",
     "flower": "flower",
+    "simulation": "simulation",
 }
 """The parts and their modules, in the order in which all of them are run."""
 

@@ -172,6 +172,15 @@ def test_flower_does_the_same_work_beside_it(tmp_path: Path) -> None:
     assert one(rows, "Flower 1.42, idle, memory (PSS)")["median"] > 0
 
 
+@pytest.mark.peer
+@pytest.mark.slow
+def test_flowers_simulation_does_the_same_work_beside_it(tmp_path: Path) -> None:
+    row = one(bench(tmp_path, "simulation", "--repetitions", "1"), "Flower 1.42, simulation")
+    assert row["floor_is"] == "fedq, run"
+    assert row["nodes"] == 10
+    assert row["ratio"] > 0
+
+
 # -- rows and options ------------------------------------------------------------------------------------------------
 
 

@@ -12,6 +12,8 @@ from flwr.serverapp import Grid, ServerApp
 from flwr.serverapp.strategy import FedAvg
 
 app = ServerApp()
+GROWS = True
+"""Whether all nodes are asked, which add one on average."""
 
 
 @app.main()
@@ -53,7 +55,7 @@ def rounds(grid: Grid, count: int, nbytes: int, nodes: list) -> dict:
         if len(replies) != len(nodes) or model is None:
             raise RuntimeError(f"{len(replies)} of {len(nodes)} nodes replied in round {number}")
         last = sample(model)
-    if abs(last - first - count) > 1e-3 * count:
+    if GROWS and abs(last - first - count) > 1e-3 * count:
         raise RuntimeError(f"after {count} rounds a value has grown by {last - first}")
     return {"seconds": seconds}
 
