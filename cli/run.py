@@ -65,8 +65,8 @@ def run(
 ) -> None:
     """Submit APP to the federation.
 
-    APP is a project directory with [tool.fedq.app] in its pyproject.toml, or two words: the ServerApp and the ClientApp
-    as module:object. With --follow the exit code is 0 only if the run has finished.
+    APP is a project directory with [tool.fedq.app], or Flower's [tool.flwr.app], in its pyproject.toml; or two words:
+    the ServerApp and the ClientApp as module:object. With --follow the exit code is 0 only if the run has finished.
 
     --resume RUN lets a run that failed go on from its last checkpoint, as long as its superlink keeps what that needs.
     """

@@ -231,9 +231,10 @@ def _load(wanted: type[App], kind: str, data: Buffer, digest: str, folder: Path)
         raise
     except ModuleNotFoundError as error:
         package = (error.name or "?").partition(".")[0]
+        wants = "'fedq[flower]'" if package == "flwr" else package
         raise LoadError(
             f"the {wanted.__name__} needs the Python package {package!r}, which is not installed here: "
-            f"install it where it runs (such as with pip install {package})",
+            f"install it where it runs (such as with pip install {wants})",
             traceback_module.format_exc(),
         ) from error
     except (Exception, SystemExit) as error:

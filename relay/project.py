@@ -12,6 +12,8 @@
 
     [tool.fedq.app]
     exclude = ["notebooks", "*.csv"]   # what does not travel, besides what never does (see bundles)
+
+Without that table, ``[tool.flwr.app]`` says the same of an app that was written for Flower, which runs as it is.
 """
 
 from __future__ import annotations
@@ -29,6 +31,7 @@ from typing import Any
 
 from fedq.apps.client_app import ClientApp
 from fedq.apps.errors import AppError, AppIncomplete, ConfigError
+from fedq.apps.flower import is_flower, wrap_client_app, wrap_server_app
 from fedq.apps.server_app import ServerApp
 from fedq.apps.user_config import UserConfig, check_user_config
 
@@ -72,21 +75,28 @@ def read_project(path: str | os.PathLike[str]) -> Project:
         document = tomllib.loads(file.read_text(encoding="utf-8"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ProjectError(f"{file} cannot be read: {error}") from error
-    table = document.get("tool", {}).get("fedq", {}).get("app")
+    tools = document.get("tool", {})
+    table, tool = tools.get("fedq", {}).get("app"), "fedq"
     if not isinstance(table, dict):
-        raise ProjectError(f"{file} has no table [tool.fedq.app.components] that names serverapp and clientapp")
+        table, tool = tools.get("flwr", {}).get("app"), "flwr"
+    if not isinstance(table, dict):
+        raise ProjectError(
+            f"{file} has no table [tool.fedq.app.components] that names serverapp and clientapp (an app of Flower has "
+            "[tool.flwr.app.components])"
+        )
     components = table.get("components", table)
     if not isinstance(components, dict):
-        raise ProjectError(f"{file}: tool.fedq.app.components is a table with serverapp and clientapp")
+        raise ProjectError(f"{file}: tool.{tool}.app.components is a table with serverapp and clientapp")
     references = []
     for kind in ("serverapp", "clientapp"):
         reference = components.get(kind)
         if reference is None:
-            raise ProjectError(f'{file} lacks tool.fedq.app.components.{kind}, such as "{root.name}.{kind}:app"')
+            raise ProjectError(f'{file} lacks tool.{tool}.app.components.{kind}, such as "{root.name}.{kind}:app"')
         references.append(check_reference(reference, f"{file}: {kind}"))
-    exclude = table.get("exclude", [])
+    key = "exclude" if tool == "fedq" else "fab-exclude"
+    exclude = table.get(key, [])
     if not isinstance(exclude, list) or not all(isinstance(item, str) for item in exclude):
-        raise ProjectError(f"{file}: tool.fedq.app.exclude is a list of patterns")
+        raise ProjectError(f"{file}: tool.{tool}.app.{key} is a list of patterns")
     name = document.get("project", {}).get("name")
     return Project(
         root=root,
@@ -178,7 +188,9 @@ def load_reference(reference: str, kind: type[ServerApp] | type[ClientApp], *, f
 
 
 def check_app(found: object, kind: type[ServerApp] | type[ClientApp], what: str) -> Any:
-    """``found`` if it is an app of this kind that can be run."""
+    """``found`` if it is an app of this kind that can be run; one of Flower's is wrapped."""
+    if not isinstance(found, kind) and is_flower(found):
+        found = _of_flower(found, kind, what)
     if not isinstance(found, kind):
         raise AppNotFound(f"{what} is {type(found).__name__}, not a {kind.__name__}")
     if isinstance(found, ServerApp) and not found.has_main:
@@ -186,6 +198,13 @@ def check_app(found: object, kind: type[ServerApp] | type[ClientApp], what: str)
             f"{what} is a ServerApp without a main function; decorate one with @app.main(): def main(grid, context)"
         )
     return found
+
+
+def _of_flower(found: object, kind: type[ServerApp] | type[ClientApp], what: str) -> object:
+    try:
+        return wrap_server_app(found) if kind is ServerApp else wrap_client_app(found)
+    except TypeError:
+        raise AppNotFound(f"{what} is {type(found).__name__} of flwr, not a {kind.__name__}") from None
 
 
 @contextmanager

@@ -1,0 +1,81 @@
+"""What the adapter to Flower promises: numbers of nodes, conversion without copies, a verdict for each of its names."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import tomllib
+from pathlib import Path
+
+import pytest
+
+from fedq.apps.errors import AppError
+from fedq.apps.flower import NodeIds, is_flower, node_number
+from fedq.relay.project import read_project
+from tests.support.documents import ROOT
+from tests.support.flower import fedq_on_path, flower_python
+
+HERE = Path(__file__).parent
+
+
+def in_flower(folder: Path, *words: str) -> None:
+    done = subprocess.run(
+        [flower_python(), *words],
+        env={**os.environ, "PYTHONPATH": str(fedq_on_path(folder / "path")), "PYTHONDONTWRITEBYTECODE": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=120,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_a_node_has_the_same_number_for_ever() -> None:
+    assert node_number("site-a") == 4631833456424735642
+    assert NodeIds().numbers(["site-a", "site-b"]) == [node_number("site-a"), node_number("site-b")]
+
+
+def test_a_number_leads_back_to_the_node() -> None:
+    ids = NodeIds()
+    assert ids.name(ids.number("site-a")) == "site-a"
+    assert NodeIds(ids.known).name(node_number("site-a")) == "site-a"
+    assert ids.name(17) is None
+
+
+def test_two_nodes_with_one_number_are_refused() -> None:
+    ids = NodeIds({"other": node_number("site-a")})
+    with pytest.raises(AppError, match="'other' and 'site-a' have the same number"):
+        ids.number("site-a")
+
+
+def test_nothing_else_is_taken_for_an_app_of_flower() -> None:
+    assert not is_flower(object())
+
+
+def test_a_project_of_flower_is_read_from_its_own_table() -> None:
+    project = read_project(HERE / "numpy")
+    assert (project.server, project.client) == ("flower_numpy.server_app:app", "flower_numpy.client_app:app")
+    assert project.config["lr"] == 0.1
+
+
+def test_every_name_with_a_verdict_stands_in_the_table() -> None:
+    verdicts = tomllib.loads((ROOT / "docs" / "flower-names.toml").read_text())
+    rows = re.findall(r"^\| `([\w.]+)` \| `(\w+)` \| ([\w ]+) \|", (ROOT / "docs" / "flower.md").read_text(), re.M)
+    assert sorted((module, name) for module, name, _ in rows) == sorted(
+        (module, name) for module, names in verdicts.items() for name in names
+    )
+    for module, names in verdicts.items():
+        for name, (verdict, why) in names.items():
+            assert verdict in ("same", "better", "adapter", "not"), f"{module}.{name}"
+            assert why or verdict == "same", f"{module}.{name}: {verdict} says how, or why"
+
+
+@pytest.mark.peer
+def test_every_public_name_of_flower_has_its_verdict(tmp_path: Path) -> None:
+    in_flower(tmp_path, str(ROOT / "scripts" / "flower-names"), "--check")
+
+
+@pytest.mark.peer
+def test_arrays_are_copied_once_at_most(tmp_path: Path) -> None:
+    in_flower(tmp_path, str(HERE / "conversion.py"))
