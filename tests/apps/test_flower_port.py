@@ -15,7 +15,6 @@ import subprocess
 import sys
 import tempfile
 import tomllib
-import venv
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -26,6 +25,7 @@ from numpy.typing import NDArray
 
 from fedq.apps.testing import Federation
 from tests.support import wait_until
+from tests.support.flower import flower_python as python_with_flower
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 ORIGINAL, PORT = EXAMPLES / "numpy_quickstart_flower", EXAMPLES / "numpy_quickstart"
@@ -126,16 +126,7 @@ def test_the_port_finds_the_plane(quickstart: tuple[object, object], tmp_path: P
 
 @pytest.fixture(scope="module")
 def flower_python() -> str:
-    if given := os.environ.get("FLWR_PYTHON"):
-        return given
-    home = Path.home() / ".cache" / "fedq" / "flwr-1.42"
-    python = home / "bin" / "python"
-    if not (home / "ready").exists():
-        venv.create(home, with_pip=True, clear=True)
-        install = [str(python), "-m", "pip", "install", "--quiet", "flwr[simulation]==1.42.*", "numpy>=1.26"]
-        subprocess.run(install, check=True, timeout=1200)
-        (home / "ready").touch()
-    return str(python)
+    return python_with_flower()
 
 
 def simulating(place: str) -> list[int]:

@@ -6,7 +6,15 @@ from flwr.app import ArrayRecord, Context, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
 
 app = ClientApp()
-PARAMS = {"objective": "binary:logistic", "eta": 0.3, "max_depth": 3, "nthread": 1, "num_parallel_tree": 1, "seed": 1}
+PARAMS = {
+    "objective": "binary:logistic",
+    "base_score": 0.5,  # else each node has its own, and the first reply's becomes that of all
+    "eta": 0.3,
+    "max_depth": 3,
+    "nthread": 1,
+    "num_parallel_tree": 1,
+    "seed": 1,
+}
 
 
 @app.train()
