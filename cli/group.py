@@ -38,6 +38,17 @@ COMMANDS = {
 }
 
 
+def name_variables(command: click.Command, prefix: str) -> None:
+    """Let each option be read from the variable of its name on the command line, which click would not do where the
+    function's argument is called something else: --trust-key from FEDQ_SUPERNODE_TRUST_KEY."""
+    for option in command.params:
+        if isinstance(option, click.Option) and option.envvar is None:
+            word = next((word for word in option.opts if word.startswith("--")), "")
+            option.envvar = f"{prefix}_{word[2:].replace('-', '_').upper()}" if word else None
+    for name, below in command.commands.items() if isinstance(command, click.Group) else ():
+        name_variables(below, f"{prefix}_{name.upper()}")
+
+
 class LazyGroup(click.Group):
     """A group whose commands are imported from ``fedq.cli`` by name on first use."""
 
@@ -50,6 +61,7 @@ class LazyGroup(click.Group):
             return None
         command = getattr(importlib.import_module(f"fedq.cli.{entry.module}"), entry.module)
         assert isinstance(command, click.Command)
+        name_variables(command, f"FEDQ_{cmd_name.upper()}")
         return command
 
     def make_context(self, *args: Any, **kwargs: Any) -> click.Context:

@@ -6,6 +6,7 @@ import importlib
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import click
@@ -109,6 +110,28 @@ def test_a_traceback_is_shown_with_debug_only(call: Call) -> None:
 )
 def test_spans_of_time_have_units(text: str, seconds: float) -> None:
     assert duration(text) == seconds
+
+
+def options(command: click.Command, words: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], click.Option]]:
+    """Every option of a command and of those below it."""
+    yield from ((words, option) for option in command.params if isinstance(option, click.Option))
+    for name, below in command.commands.items() if isinstance(command, click.Group) else ():
+        yield from options(below, (*words, name))
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_option_can_come_from_the_variable_of_its_name(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    command = fedq.get_command(click.Context(fedq), name)
+    assert command is not None
+    for words, option in options(command, (name,)):
+        word = next(word for word in option.opts if word.startswith("--"))
+        variable = "_".join(["FEDQ", *words, word[2:]]).replace("-", "_").upper()
+        with monkeypatch.context() as patch:
+            patch.setenv(variable, "given")
+            if word == "--redis-url" and name != "simulate":  # which brings its own unless it is told of one
+                patch.delenv(variable)
+                patch.setenv("FEDQ_REDIS_URL", "given")
+            assert option.resolve_envvar_value(click.Context(command)) == "given", variable
 
 
 @pytest.mark.parametrize("words", [["--help"], ["run", "--help"], ["new", "an-app"]], ids=" ".join)
