@@ -5,13 +5,16 @@ from __future__ import annotations
 import os
 import re
 import subprocess
+import sys
 import tomllib
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 
 from fedq.apps.errors import AppError
 from fedq.apps.flower import NodeIds, is_flower, node_number
+from fedq.relay import bundles
 from fedq.relay.project import read_project
 from tests.support.documents import ROOT
 from tests.support.flower import fedq_on_path, flower_python
@@ -69,6 +72,19 @@ def test_every_name_with_a_verdict_stands_in_the_table() -> None:
         for name, (verdict, why) in names.items():
             assert verdict in ("same", "better", "adapter", "not"), f"{module}.{name}"
             assert why or verdict == "same", f"{module}.{name}: {verdict} says how, or why"
+
+
+@pytest.mark.skipif(find_spec("flwr") is not None, reason="flwr is installed here")
+def test_where_flwr_is_not_installed_the_error_names_the_extra(tmp_path: Path) -> None:
+    bundle = bundles.pack_project(read_project(HERE / "numpy"))
+    before = list(sys.path)
+    try:
+        with pytest.raises(bundles.LoadError, match=r"pip install 'fedq\[flower\]'"):
+            bundles.load_client_app(bundle.kind, bundle.data, bundle.digest, tmp_path)
+    finally:
+        sys.path[:] = before
+        for name in [name for name in sys.modules if name.startswith("flower_numpy")]:
+            del sys.modules[name]
 
 
 @pytest.mark.peer
