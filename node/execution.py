@@ -121,7 +121,7 @@ class Execution:
         self._on_error = on_error
         self._clock = clock
         self._wait = wait
-        self._fetched: dict[str, bytearray] = {}
+        self._fetched: dict[str, memoryview] = {}
         self._deadline = float("inf")
 
     def run(self) -> Outcome:
@@ -326,7 +326,7 @@ class Execution:
             if committed.outcome is not Commit.MISSING:
                 return str(committed.outcome.value).lower()
             # What we uploaded has expired or was lost in a failover; what the request brought was lost with it.
-            blobs.update({d: memoryview(self._fetched[d]) for d in committed.missing if d in self._fetched})
+            blobs.update({d: self._fetched[d] for d in committed.missing if d in self._fetched})
             self._wait(pauses.next())
 
     def _insist(self, action: Callable[[], T]) -> T:

@@ -238,7 +238,7 @@ class Arrivals:
             )
         return make_message(metadata, error=what)
 
-    def _arrays(self, answer: Answer) -> dict[str, bytearray]:
+    def _arrays(self, answer: Answer) -> dict[str, memoryview]:
         wanted = referenced(answer.body)
         own = set(answer.own)
         if foreign := set(wanted) - set(answer.objects):

@@ -8,9 +8,15 @@ is never written again, so that one broadcast to N nodes stores an array once an
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable, Mapping
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
+import numpy as np
+
+from fedq.relay.bulk import Line, command, has_lines, over_line
 from fedq.relay.connection import Relay
 from fedq.relay.errors import Fenced, ObjectCorrupt, ObjectMissing, RelayFull, RunOver
 from fedq.relay.messages import text
@@ -93,19 +99,16 @@ def upload_node(relay: Relay, node: str, run: int, message: str, blobs: Mapping[
     return _send(relay, missing, blobs, lambda d: keys.node_obj(node, d), lambda d, i: keys.node_obj_chunk(node, d, i))
 
 
-def fetch_shared(relay: Relay, digests: Iterable[str]) -> dict[str, bytearray]:
+def fetch_shared(relay: Relay, digests: Iterable[str]) -> dict[str, memoryview]:
     """Arrays that a ServerApp side uploaded, verified. Raises ObjectMissing or ObjectCorrupt."""
     keys = relay.keys
-    return {d: _fetch(relay, d, keys.obj(d), lambda i, d=d: keys.obj_chunk(d, i)) for d in digests}  # type: ignore[misc]
+    return _fetch(relay, [_Source(d, keys.obj(d), partial(keys.obj_chunk, d)) for d in digests])
 
 
-def fetch_node(relay: Relay, node: str, digests: Iterable[str]) -> dict[str, bytearray]:
+def fetch_node(relay: Relay, node: str, digests: Iterable[str]) -> dict[str, memoryview]:
     """Arrays that ``node`` uploaded, verified. Raises ObjectMissing or ObjectCorrupt."""
     keys = relay.keys
-    return {
-        d: _fetch(relay, d, keys.node_obj(node, d), lambda i, d=d: keys.node_obj_chunk(node, d, i))  # type: ignore[misc]
-        for d in digests
-    }
+    return _fetch(relay, [_Source(d, keys.node_obj(node, d), partial(keys.node_obj_chunk, node, d)) for d in digests])
 
 
 def _adopt(
@@ -152,53 +155,147 @@ def _send(
     manifest: Callable[[str], str],
     chunk: Callable[[str, int], str],
 ) -> int:
-    """Chunks with NX and an expiry that is only ever extended, then the manifest."""
-    sent = 0
-    for digest in missing:
-        view = memoryview(blobs[digest]).cast("B")
-        count = max(1, -(-len(view) // CHUNK))
-        for first in range(0, count, IN_FLIGHT):
-            with relay.errors(), relay.redis.pipeline(transaction=False) as pipe:
-                for i in range(first, min(count, first + IN_FLIGHT)):
-                    key, part = chunk(digest, i), view[i * CHUNK : (i + 1) * CHUNK]
-                    pipe.set(key, part, ex=UNFINISHED_TTL, nx=True)
-                    pipe.expire(key, UNFINISHED_TTL, gt=True)
-                    sent += len(part)
-                if first + IN_FLIGHT >= count:
-                    pipe.set(manifest(digest), f"{count}|{len(view)}", ex=UNFINISHED_TTL, nx=True)
-                    pipe.expire(manifest(digest), UNFINISHED_TTL, gt=True)
-                pipe.execute()
-    return sent
+    """Chunks with NX and an expiry that is only ever extended, then the manifest. At most IN_FLIGHT unanswered."""
+    sizes = {digest: memoryview(blobs[digest]).nbytes for digest in missing}
+
+    def requests() -> Iterator[list[tuple[str, Buffer]]]:
+        for digest in missing:
+            view = memoryview(blobs[digest]).cast("B")
+            count = max(1, -(-len(view) // CHUNK))
+            for i in range(count):
+                values: list[tuple[str, Buffer]] = [(chunk(digest, i), view[i * CHUNK : (i + 1) * CHUNK])]
+                if i == count - 1:
+                    values.append((manifest(digest), f"{count}|{len(view)}".encode()))
+                yield values
+
+    def over_sockets(line: Line) -> None:
+        unanswered: deque[int] = deque()
+        for values in requests():
+            parts: list[bytes | memoryview] = []
+            for key, value in values:
+                parts += command("SET", key, memoryview(value), "EX", UNFINISHED_TTL, "NX")
+                parts += command("EXPIRE", key, UNFINISHED_TTL, "GT")
+            line.send(*parts)
+            unanswered.append(2 * len(values))
+            while len(unanswered) >= IN_FLIGHT:
+                line.read_statuses(unanswered.popleft())
+        line.read_statuses(sum(unanswered))
+
+    if missing:
+        with relay.errors():
+            if has_lines(relay.redis):
+                over_line(relay.redis, over_sockets)
+            else:
+                with relay.redis.pipeline(transaction=False) as pipe:
+                    for key, value in (item for values in requests() for item in values):
+                        pipe.set(key, bytes(value), ex=UNFINISHED_TTL, nx=True)
+                        pipe.expire(key, UNFINISHED_TTL, gt=True)
+                    pipe.execute()
+    return sum(sizes.values())
 
 
-def _fetch(relay: Relay, digest: str, manifest: str, chunk: Callable[[int], str]) -> bytearray:
-    """An array by its chunks, read into one buffer, at most IN_FLIGHT of them under way."""
-    with relay.errors():
-        with relay.redis.pipeline(transaction=False) as pipe:
-            pipe.get(manifest)
-            pipe.get(chunk(0))
-            found, head = pipe.execute()
-        if found is None or head is None:
-            raise ObjectMissing(f"the array {digest[:12]}… is not on the server (any more)")
-        count, nbytes = (int(part) for part in text(found).split("|"))
-        whole = bytearray(nbytes)
-        at = _place(whole, 0, head, digest)
-        for first in range(1, count, IN_FLIGHT):
-            with relay.redis.pipeline(transaction=False) as pipe:
-                for i in range(first, min(count, first + IN_FLIGHT)):
-                    pipe.get(chunk(i))
-                parts: list[Any] = pipe.execute()
-            for part in parts:
-                at = _place(whole, at, part, digest)
-    if at != nbytes or digest_of(whole) != digest:
-        raise ObjectCorrupt(f"the array {digest[:12]}… on the server has other bytes than its name says")
-    return whole
+@dataclass(frozen=True, slots=True)
+class _Source:
+    """Where an array is: its name, the key of its manifest, those of its chunks."""
+
+    digest: str
+    manifest: str
+    chunk: Callable[[int], str]
+
+    def opened(self, manifest: bytes | None) -> tuple[int, int]:
+        """Number of chunks and bytes, as the manifest has them."""
+        if manifest is None:
+            raise self.missing("the array")
+        try:
+            count, nbytes = (int(part) for part in text(manifest).split("|"))
+        except ValueError:
+            raise self.corrupt("has no proper manifest") from None
+        return count, nbytes
+
+    def missing(self, what: str) -> ObjectMissing:
+        return ObjectMissing(f"{what} {self.digest[:12]}… is not on the server (any more)")
+
+    def corrupt(self, how: str) -> ObjectCorrupt:
+        return ObjectCorrupt(f"the array {self.digest[:12]}… on the server {how}")
 
 
-def _place(whole: bytearray, at: int, part: bytes | None, digest: str) -> int:
-    if part is None:
-        raise ObjectMissing(f"a part of the array {digest[:12]}… is not on the server (any more)")
-    if at + len(part) > len(whole):
-        raise ObjectCorrupt(f"the array {digest[:12]}… on the server is longer than it says")
-    whole[at : at + len(part)] = part
-    return at + len(part)
+class _Arriving:
+    """An array of which the chunks come in, one after the other, into memory that it keeps."""
+
+    def __init__(self, source: _Source, nbytes: int) -> None:
+        self._source = source
+        # NumPy asks the system for large pages: with small ones, handing out the memory takes longer than filling it.
+        try:
+            self._whole = np.empty(nbytes, dtype=np.uint8).data
+        except (MemoryError, ValueError) as error:
+            raise source.corrupt(f"says to have {nbytes} bytes, for which there is no room here") from error
+        self._hash = hashlib.sha256()
+        self._at = 0
+
+    def place(self, length: int | None) -> memoryview:
+        """Where the next chunk of that length goes."""
+        if length is None:
+            raise self._source.missing("a part of the array")
+        if self._at + length > len(self._whole):
+            raise self._source.corrupt("is longer than it says")
+        self._at += length
+        return self._whole[self._at - length : self._at]
+
+    def received(self, part: memoryview) -> None:
+        """The next bytes are where they belong."""
+        self._hash.update(part)
+
+    def done(self) -> memoryview:
+        """All of it, verified and read-only."""
+        if self._at != len(self._whole) or self._hash.hexdigest() != self._source.digest:
+            raise self._source.corrupt("has other bytes than its name says")
+        return self._whole.toreadonly()
+
+
+def _fetch(relay: Relay, sources: Sequence[_Source]) -> dict[str, memoryview]:
+    """Arrays by their chunks. At most IN_FLIGHT are under way: the next array begins while the last one ends."""
+    found: dict[str, memoryview] = {}
+
+    def over_sockets(line: Line) -> None:
+        left = [source for source in sources if source.digest not in found]
+        begun = 0
+
+        def begin_next() -> None:
+            nonlocal begun
+            if begun < len(left):
+                line.send(*command("GET", left[begun].manifest), *command("GET", left[begun].chunk(0)))
+                begun += 1
+
+        begin_next()
+        for source in left:
+            count, nbytes = source.opened(line.read_value())
+            array = _Arriving(source, nbytes)
+            for i in range(1, count + 1):
+                if i < count:
+                    line.send(*command("GET", source.chunk(i)))
+                else:
+                    begin_next()
+                line.read_into(array.place(line.read_length()), array.received)
+            found[source.digest] = array.done()
+
+    if sources:
+        with relay.errors():
+            if has_lines(relay.redis):
+                over_line(relay.redis, over_sockets)
+            else:
+                for source in sources:
+                    found[source.digest] = _fetch_simulated(relay, source)
+    return found
+
+
+def _fetch_simulated(relay: Relay, source: _Source) -> memoryview:
+    """The same where there is no socket to read from."""
+    client: Any = relay.redis
+    count, nbytes = source.opened(client.get(source.manifest))
+    array = _Arriving(source, nbytes)
+    for i in range(count):
+        part = client.get(source.chunk(i))
+        target = array.place(None if part is None else len(part))
+        target[:] = part
+        array.received(target)
+    return array.done()

@@ -1,0 +1,148 @@
+"""Values of many MiB straight between memory and socket.
+
+redis-py copies each value twice on either way, into memory that the kernel must hand out page by page; for large arrays
+that takes longer than the transfer. Here a value is sent from where it lies and received to where it stays, over a
+connection of redis-py's pool, which opens it, approves it and takes it back.
+"""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import redis
+from redis import exceptions
+
+T = TypeVar("T")
+
+HEAD = 64
+"""Bytes read to learn what an answer is; a few of them may be the value's first."""
+
+
+class Line:
+    """A connection on which values pass by redis-py's parser. Answers are read in the order of the requests."""
+
+    def __init__(self, connection: Any) -> None:
+        self._connection = connection
+        self._socket: socket.socket = connection._sock
+        self._rest = b""  # received, and not yet used
+
+    def send(self, *parts: bytes | memoryview) -> None:
+        """Send what :func:`command` made."""
+        self._connection.send_packed_command(parts, check_health=False)
+
+    def read_length(self) -> int | None:
+        """The length of the value that comes next, of which the bytes are then to be read; None if there is none."""
+        line = self._line()
+        if line[:1] == b"$":
+            length = int(line[1:])
+            return None if length < 0 else length
+        raise self._unexpected(line)
+
+    def read_value(self) -> bytes | None:
+        """A small value, all of it."""
+        length = self.read_length()
+        if length is None:
+            return None
+        value = bytearray(length)
+        self.read_into(memoryview(value))
+        return bytes(value)
+
+    def read_statuses(self, count: int) -> None:
+        """So many answers without a value. Raises redis-py's error for the first that is a refusal."""
+        for _ in range(count):
+            line = self._line()
+            if line[:1] not in b"+:" and line != b"$-1":
+                raise self._unexpected(line)
+
+    def read_into(self, target: memoryview, received: Callable[[memoryview], object] = lambda part: None) -> None:
+        """The bytes of a value, all of them, into ``target``; ``received`` sees each part while it is in the cache."""
+        at = min(len(self._rest), len(target))
+        target[:at] = self._rest[:at]
+        self._rest = self._rest[at:]
+        if at:
+            received(target[:at])
+        while at < len(target):
+            got = self._received(self._socket.recv_into, target[at:])
+            received(target[at : at + got])
+            at += got
+        self._end()
+
+    def _end(self) -> None:
+        while len(self._rest) < 2:
+            self._rest += self._more()
+        if self._rest[:2] != b"\r\n":
+            raise exceptions.ConnectionError("the server's answer is longer than it said")
+        self._rest = self._rest[2:]
+
+    def _line(self) -> bytes:
+        while b"\r\n" not in self._rest:
+            self._rest += self._more()
+        line, _, self._rest = self._rest.partition(b"\r\n")
+        return line
+
+    def _more(self) -> bytes:
+        more: bytes = self._received(self._socket.recv, HEAD)
+        return more
+
+    @staticmethod
+    def _received(receive: Callable[[Any], Any], argument: Any) -> Any:
+        try:
+            got = receive(argument)
+        except TimeoutError as error:
+            raise exceptions.TimeoutError("Timeout reading from socket") from error
+        except OSError as error:
+            raise exceptions.ConnectionError(f"Error while reading from socket: {error}") from error
+        if not got:
+            raise exceptions.ConnectionError("Connection closed by server.")
+        return got
+
+    def _unexpected(self, line: bytes) -> Exception:
+        text = line.decode(errors="replace")
+        if line[:1] != b"-":
+            return exceptions.ConnectionError(f"the server answered {text[:40]!r} to a request for a value")
+        error: Exception = self._connection._parser.parse_error(text[1:])
+        return error
+
+
+def command(*words: bytes | str | int | memoryview) -> list[bytes | memoryview]:
+    """A command as it goes over the wire. Views are not copied."""
+    parts: list[bytes | memoryview] = []
+    head = b"*%d\r\n" % len(words)
+    for word in words:
+        if isinstance(word, memoryview):
+            parts += [head + b"$%d\r\n" % word.nbytes, word]
+            head = b"\r\n"
+            continue
+        data = word if isinstance(word, bytes) else str(word).encode()
+        head += b"$%d\r\n%s\r\n" % (len(data), data)
+    return [*parts, head]
+
+
+def over_line(client: redis.Redis, action: Callable[[Line], T]) -> T:
+    """Do ``action`` on a line of the client; again, as redis-py does with a command, where the connection was lost.
+
+    Whatever else ends it half-way closes the connection, so that no answer is left over for the next.
+    """
+    pool = client.connection_pool
+    connection: Any = pool.get_connection()
+
+    def attempt() -> T:
+        if connection._sock is None:
+            connection.connect()
+        return action(Line(connection))
+
+    try:
+        done: T = connection.retry.call_with_retry(attempt, lambda _: connection.disconnect())
+        return done
+    except BaseException:
+        connection.disconnect()
+        raise
+    finally:
+        pool.release(connection)
+
+
+def has_lines(client: redis.Redis) -> bool:
+    """Whether the client's connections are sockets; those of a simulated server are not."""
+    return str(client.connection_pool.connection_class.__module__).startswith("redis.")
