@@ -60,7 +60,7 @@ class Array:
     Two Arrays are equal if dtype, shape, memory order and all bits are. Not hashable.
     """
 
-    __slots__ = ("_data", "_digest", "_dtype", "_load", "_nbytes", "_shape", "_stype", "_view")
+    __slots__ = ("__weakref__", "_data", "_digest", "_dtype", "_load", "_nbytes", "_shape", "_stype", "_view")
 
     _dtype: str
     _shape: tuple[int, ...]

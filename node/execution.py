@@ -221,7 +221,7 @@ class Execution:
             run_config = decode_user_config(app.config) if app.config else {}
             if version is not None:
                 wanted = referenced(version.data)
-                state, before = decode(version.data, self._arrays(wanted, own=True)), version.data
+                state, before = decode(version.data, self._arrays(wanted, own=True), verified=True), version.data
         except WireError as error:
             raise Failed(
                 ErrorCode.UNDECODABLE_PAYLOAD, f"the Context of run {e.run} at {e.node} cannot be read: {error}"
@@ -234,7 +234,7 @@ class Execution:
     def _message(self, instruction: Instruction) -> Message:
         e = self.errand
         try:
-            content = decode(instruction.body, self._arrays(referenced(instruction.body), own=False))
+            content = decode(instruction.body, self._arrays(referenced(instruction.body), own=False), verified=True)
         except WireError as error:
             raise Failed(
                 ErrorCode.UNDECODABLE_PAYLOAD,

@@ -15,6 +15,7 @@ from fedq.relay import messages, nodes, objects
 from fedq.relay.attempt import Attempt
 from fedq.relay.errors import ObjectCorrupt, ObjectMissing, RelayCorrupt
 from fedq.relay.flights import Flight, Flights
+from fedq.relay.held import HeldArrays
 from fedq.relay.journal import fenced
 from fedq.relay.messages import Answer, Answered, Reason, text
 
@@ -32,8 +33,9 @@ ALIVE_CHECK = 2.0
 class Arrivals:
     """What comes back for the flights of one attempt. It notes in ``flights`` what has arrived and what was given."""
 
-    def __init__(self, attempt: Attempt, flights: Flights) -> None:
+    def __init__(self, attempt: Attempt, flights: Flights, held: HeldArrays) -> None:
         self._attempt = attempt
+        self._held = held
         self._flights = flights
         self._relay = attempt.relay
         self._run = attempt.run
@@ -229,7 +231,9 @@ class Arrivals:
         try:
             if not answer.ok:
                 return make_message(metadata, error=decode_error(answer.body))
-            return make_message(metadata, decode(answer.body, self._arrays(answer)))
+            content = decode(answer.body, self._arrays(answer), verified=True)
+            self._held.remember(content)
+            return make_message(metadata, content)
         except WireError as error:
             what = Error(ErrorCode.UNDECODABLE_PAYLOAD, f"the reply of {flight.node} cannot be read: {error}")
         except (ObjectMissing, ObjectCorrupt) as error:
@@ -243,6 +247,8 @@ class Arrivals:
         own = set(answer.own)
         if foreign := set(wanted) - set(answer.objects):
             raise WireError(f"it names arrays that it did not announce ({sorted(foreign)[0][:12]}…)")
-        found = objects.fetch_node(self._relay, answer.node, [d for d in wanted if d in own])
-        found.update(objects.fetch_shared(self._relay, [d for d in wanted if d not in own]))
+        found = self._held.get(wanted)
+        left = [d for d in wanted if d not in found]
+        found.update(objects.fetch_node(self._relay, answer.node, [d for d in left if d in own]))
+        found.update(objects.fetch_shared(self._relay, [d for d in left if d not in own]))
         return found

@@ -33,6 +33,7 @@ from fedq.relay.errors import (
     RelayError,
 )
 from fedq.relay.flights import Flight, Flights, forget_flights, keep_flights
+from fedq.relay.held import HeldArrays
 from fedq.relay.journal import FREED, Replay, fenced, over
 from fedq.relay.messages import Content, Outgoing, Push, Reason
 from fedq.relay.runs import RunClaim, Step
@@ -71,7 +72,8 @@ class RedisGrid(Grid):
         self._attempt = Attempt(relay, self._run, token, claim.revision, on_renewed=self._renewed)
         self.relay = self._attempt.relay
         self._flights = Flights()
-        self._inbound = Arrivals(self._attempt, self._flights)
+        self._held = HeldArrays()
+        self._inbound = Arrivals(self._attempt, self._flights, self._held)
         self._checkpoint = claim.checkpoint
         self._pushes = 0
         self._events = 0
@@ -212,6 +214,7 @@ class RedisGrid(Grid):
             place = by_object.get(id(message.content))
             if place is None:
                 encoded = encode(message.content, inline_limit=objects.INLINE_LIMIT)
+                self._held.remember(message.content)
                 place = by_body.get(encoded.data)
                 if place is None:
                     place = by_body[encoded.data] = len(contents)
@@ -459,7 +462,8 @@ class RedisGrid(Grid):
         version = claim.context
         if version is not None:
             arrays = self._attempt.do(lambda: objects.fetch_shared(self.relay, referenced(version.data)))
-            state = decode(version.data, arrays)
+            state = decode(version.data, arrays, verified=True)
+            self._held.remember(state)
             forget_flights(state, self._flights)
         context = Context(run_id=self._run, node_id="", node_config={}, state=state, run_config=config)
         context._saver = self.save

@@ -32,11 +32,12 @@ from fedq.apps.wire.messages import (
     encode_message,
     encode_user_config,
 )
-from fedq.apps.wire.records import Encoded, decode, encode, referenced
+from fedq.apps.wire.records import Encoded, content_of, decode, encode, referenced
 
 __all__ = [
     "VERSION",
     "Encoded",
+    "content_of",
     "decode",
     "decode_context",
     "decode_error",

@@ -23,7 +23,7 @@ from fedq.apps.wire.buffer import Buffer
 from fedq.apps.wire.frame import Blocks, Kind, open_frame, write_frame
 from fedq.apps.wire.header import ArrayEntry, ArraysEntry, ConfigEntry, MetricsEntry, RecordEntry
 
-__all__ = ["Encoded", "Reader", "Writer", "decode", "encode", "referenced"]
+__all__ = ["Encoded", "Reader", "Writer", "content_of", "decode", "encode", "referenced"]
 
 _HEX = frozenset("0123456789abcdef")
 # Below this size a copy is cheaper than the views that would avoid it.
@@ -66,7 +66,12 @@ def encode(record: RecordDict, *, inline_limit: int | None = None) -> Encoded:
 
 
 def decode(
-    data: Buffer, blobs: Mapping[str, Buffer] | None = None, *, lazy: bool = False, verify: bool = False
+    data: Buffer,
+    blobs: Mapping[str, Buffer] | None = None,
+    *,
+    lazy: bool = False,
+    verify: bool = False,
+    verified: bool = False,
 ) -> RecordDict:
     """Records from bytes. Their arrays are read-only views of `data` and of `blobs`.
 
@@ -80,11 +85,13 @@ def decode(
         Look into `blobs` only when an array is first used, so that a mapping which fetches can be given.
     verify
         Check the digests of what comes from `blobs`; for those who fetched it from somewhere they do not trust.
+    verified
+        The caller has checked them: arrays that are sent on are not hashed again.
 
     Raises WireError, also later where `lazy` leaves something for later.
     """
     entries, blocks = open_frame(data, Kind.RECORDS, _decoder)
-    records = Reader(blobs, lazy, verify).records(entries, blocks)
+    records = Reader(blobs, lazy, verify, verified).records(entries, blocks)
     blocks.close()
     return records
 
@@ -143,6 +150,12 @@ class Writer:
         return entry
 
 
+def content_of(array: Array) -> memoryview:
+    """The bytes of an array as the wire has them, which its digest names. Not copied where they lie in one piece."""
+    view = _raw_of(array)
+    return memoryview(array.data) if view is None else _memory(view).toreadonly()
+
+
 def _raw_of(array: Array) -> NDArray | None:
     """The content as a NumPy array that agrees with the other fields; None if it is none, and goes as it is."""
     if array.stype != NUMPY:
@@ -186,10 +199,17 @@ def _converter(value: Any) -> Callable[[Any], Any]:
 class Reader:
     """Makes records of a header and its blocks."""
 
-    def __init__(self, blobs: Mapping[str, Buffer] | None = None, lazy: bool = False, verify: bool = False) -> None:
+    def __init__(
+        self,
+        blobs: Mapping[str, Buffer] | None = None,
+        lazy: bool = False,
+        verify: bool = False,
+        verified: bool = False,
+    ) -> None:
         self._blobs: Mapping[str, Buffer] = {} if blobs is None else blobs
         self._lazy = lazy
         self._verify = verify
+        self._verified = verified
 
     def records(self, entries: list[RecordEntry], blocks: Blocks) -> RecordDict:
         """The RecordDict of a header."""
@@ -233,7 +253,7 @@ class Reader:
 
         stype = NUMPY if entry.stype is None else entry.stype
         # A digest that was not verified is a claim: it must not name this content when it is encoded again.
-        digest = entry.digest if self._verify else None
+        digest = entry.digest if self._verify or self._verified else None
         array = Array._of_parts(dtype, entry.shape, stype, None, load, entry.nbytes, digest)
         if not self._lazy:
             array._fetch()

@@ -58,6 +58,7 @@ OURS = {"fedq", "numpy", "msgspec", "typing_extensions"}
 WIRE = {
     "VERSION",
     "Encoded",
+    "content_of",
     "decode",
     "decode_context",
     "decode_error",
