@@ -94,6 +94,57 @@ def test_scikit_learn_runs_on_a_federation_and_computes_the_same_bits(scikit_lea
     assert [ended["number"] for ended in told["rounds"]] == [1, 2]
 
 
+# -- FedBuff -----------------------------------------------------------------------------------------------------------
+
+STRAGGLING = 6
+
+
+@pytest.fixture(scope="module")
+def stragglers() -> Iterator[Project]:
+    with loaded("fedbuff_stragglers") as project:
+        yield project
+
+
+def slowness(project: Project) -> list[float]:
+    config = project.config
+    given = {"share": config["slow-share"], "most": config["slow-factor"], "seed": config["seed"]}
+    return [project.module("stragglers.task").slowness(part, STRAGGLING, **given) for part in range(STRAGGLING)]
+
+
+def seconds_to(project: Project, accuracy: float, **config: Any) -> float:
+    """Virtual seconds until the model is so accurate, where a quick node takes one for a training."""
+    federation = Federation(STRAGGLING, delays={f"node-{i}": slow for i, slow in enumerate(slowness(project))})
+    times: list[float] = []
+    server = project.module("stragglers.server_app")
+    evaluated = server.task.accuracy
+
+    def timed(model: Any, examples: Any) -> float:
+        found = float(evaluated(model, examples))
+        times.extend([federation.clock.now] if found >= accuracy else [])
+        return found
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(server.task, "accuracy", timed)
+        federation.run(
+            project.serverapp, project.clientapp, {**project.config, "min-nodes": STRAGGLING, "pause": 0.0, **config}
+        )
+    return times[0]
+
+
+def test_a_third_of_the_nodes_is_slow_by_the_same_factors_in_each_run(stragglers: Project) -> None:
+    factors = slowness(stragglers)
+    assert factors == slowness(stragglers)
+    assert sorted(factors)[:4] == [1.0] * 4
+    assert all(5.0 <= factor <= 10.0 for factor in sorted(factors)[4:])
+
+
+def test_fedbuff_is_as_accurate_in_less_than_half_of_the_time_that_waiting_for_stragglers_takes(
+    stragglers: Project,
+) -> None:
+    waiting = seconds_to(stragglers, 0.9, **{"strategy": "fedavg", "num-rounds": 7})
+    assert seconds_to(stragglers, 0.9, **{"num-rounds": 20}) < waiting / 2
+
+
 # -- PyTorch -----------------------------------------------------------------------------------------------------------
 
 
