@@ -234,3 +234,12 @@ def test_an_answer_may_name_its_requests_arrays_but_not_those_of_others(steps: S
     steps.claim("a", m)
     assert steps.commit("a", m, objects=(objects.digest_of(secret),)).outcome is Commit.MISSING
     assert steps.commit("a", m, objects=(objects.digest_of(blob),), context=None).outcome is Commit.COMMITTED
+
+
+def test_a_claim_is_given_back_once(steps: Steps) -> None:
+    m = steps.pushed("a")
+    steps.claim("a", m)
+    assert claims.release(steps.relay, "a", m.message_id, "w-1", counts=True)
+    assert not claims.release(steps.relay, "a", m.message_id, "w-1", counts=False)
+    assert not claims.lapse(steps.relay, "a", m.message_id, "w-1")
+    assert claims.read_claims(steps.relay, "a")[m.message_id].attempt == 1

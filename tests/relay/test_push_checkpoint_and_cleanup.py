@@ -171,6 +171,11 @@ def test_a_run_ends_once(steps: Steps) -> None:
     assert not runs.stop_run(steps.relay, steps.run)
 
 
+def test_a_run_that_a_person_stopped_is_over_for_the_next_one(steps: Steps) -> None:
+    assert runs.finish(steps.relay, steps.run, "", "stopped") is Step.OK
+    assert runs.finish(steps.relay, steps.run, "", "failed") is Step.OVER
+
+
 def test_a_failed_run_goes_on_where_it_was_with_new_attempts(steps: Steps) -> None:
     relay, run = steps.relay, steps.run
     done, waiting = steps.pushed("a", call=0), steps.pushed("b", call=1)

@@ -21,7 +21,11 @@ pytestmark = pytest.mark.peer
 
 TOLERANCE = {"float32": 1e-6, "float64": 1e-12}
 DTYPES = tuple(TOLERANCE)
-NAMES = [name for name in strategies.__all__ if issubclass(getattr(strategies, name), strategies.Strategy)]
+NAMES = [
+    name
+    for name in strategies.__all__
+    if isinstance(cls := getattr(strategies, name), type) and issubclass(cls, strategies.Strategy)
+]
 CLASSES = [name for name in NAMES if name != "Strategy"]
 
 
