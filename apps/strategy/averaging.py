@@ -104,7 +104,7 @@ class _ArraySum:
     def like(cls, array: NDArray[Any], *, anchored: bool) -> _ArraySum:
         largest = 1.0
         if anchored and array.size:
-            largest = max((magnitude(block) for _, block in _blocks(_flat(array))), default=1.0)
+            largest = _largest(_flat(array))
             if not math.isfinite(largest) or largest == 0.0:
                 largest = 1.0
         return cls(array.shape, array.dtype.kind == "c", math.frexp(largest)[1] - FRACTION_BITS)
@@ -122,9 +122,7 @@ class _ArraySum:
                 f"its array {name!r} is {array.dtype}, where {_kind(self.is_complex)} numbers were sent"
             )
         flat = _flat(array)
-        largest = 0.0
-        for _, block in _blocks(flat):
-            largest = math.inf if math.isnan(found := magnitude(block)) else max(largest, found)
+        largest = _largest(flat)
         if not math.isfinite(largest):
             raise InconsistentReply(f"its array {name!r} holds values that are not finite numbers")
         if not math.isfinite(largest * weight):
@@ -139,14 +137,15 @@ class _ArraySum:
     def add(self, flat: NDArray[Any], weight: float, largest: float) -> None:
         averaged = _averaged(flat.dtype, self.is_complex)
         self.dtype = wider(self.dtype, averaged)
-        self._sum.add_blocks(((start, block * weight) for start, block in _blocks(flat)), largest)
+        terms = ((start, block if weight == 1.0 else block * weight) for start, block in _blocks(flat))
+        self._sum.add_blocks(terms, largest)
 
     def average(self, total: float) -> NDArray[Any]:
-        mean = self._sum.divided_by(total)
         dtype = self.dtype if self.dtype is not None else np.dtype(np.float64)
         if self.is_complex:
-            return mean.view(np.complex128).astype(dtype).reshape(self.shape)
-        return mean.astype(dtype).reshape(self.shape)
+            pairs = self._sum.divided_by(total, np.zeros(0, dtype).real.dtype)
+            return pairs.view(dtype).reshape(self.shape)
+        return self._sum.divided_by(total, dtype).reshape(self.shape)
 
 
 def _flat(array: NDArray[Any]) -> NDArray[Any]:
@@ -155,6 +154,18 @@ def _flat(array: NDArray[Any]) -> NDArray[Any]:
     if flat.dtype.kind == "c":
         flat = flat.view(np.dtype(f"{flat.dtype.byteorder}f{flat.dtype.itemsize // 2}"))
     return flat
+
+
+def _largest(flat: NDArray[Any]) -> float:
+    """The largest magnitude, 0 for an empty array; infinite if there is a value that is not a number."""
+    if flat.dtype in (np.float32, np.float64) and flat.dtype.isnative:
+        largest = magnitude(flat)  # without a copy
+    else:
+        # max() would pass over NaN.
+        largest = 0.0
+        for _, block in _blocks(flat):
+            largest = math.nan if math.isnan(found := magnitude(block)) else max(largest, found)
+    return math.inf if math.isnan(largest) else largest
 
 
 def _blocks(flat: NDArray[Any]) -> Iterator[tuple[int, NDArray[np.float64]]]:

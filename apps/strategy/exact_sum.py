@@ -18,9 +18,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import DTypeLike, NDArray
 
 LIMB_BITS = 46
 """Distance of two limbs in bits: an int64 limb then holds at least 2**16 remainders before it must carry."""
@@ -86,16 +87,25 @@ class ExactSum:
                 touched.add(position - 1)
             return position - 1
 
+        cut, upper = _Cut(self._exponent(top), min(self.size, BLOCK)), self._limb(top)
         for start, values in blocks:
             position = top
-            whole, rest = _split(values, self._exponent(position))
-            self._limb(position).add_dense(start, whole)
-            while np.count_nonzero(rest) * 8 > rest.size:
-                position = below(position)
-                whole, rest = _split(rest, self._exponent(position))
-                self._limb(position).add_dense(start, whole)
-            index = np.flatnonzero(rest)
-            rest = rest[index]
+            whole, multiples, left_over = cut.split(values)
+            upper.add_dense(start, whole)
+            some = np.count_nonzero(left_over)
+            if not some:
+                continue
+            if some * 8 > values.size:
+                rest = values - multiples
+                while np.count_nonzero(rest) * 8 > rest.size:
+                    position = below(position)
+                    whole, rest = _split(rest, self._exponent(position))
+                    self._limb(position).add_dense(start, whole)
+                index = np.flatnonzero(rest)
+                rest = rest[index]
+            else:
+                index = np.flatnonzero(left_over)
+                rest = values[index] - multiples[index]
             index += start
             while index.size:
                 position = below(position)
@@ -106,12 +116,12 @@ class ExactSum:
         for position in touched:
             self._limb(position).settle()
 
-    def divided_by(self, divisor: float) -> NDArray[np.float64]:
-        """The sum divided by `divisor`, rounded to float64 (error below 2 units in the last place).
+    def divided_by(self, divisor: float, dtype: DTypeLike = np.float64) -> NDArray[Any]:
+        """The sum divided by `divisor`, rounded to float64 (error below 2 units in the last place), then to `dtype`.
 
         The same terms give the same bits in whatever order they were added.
         """
-        result = np.zeros(self.size, dtype=np.float64)
+        result = np.zeros(self.size, dtype=dtype)
         if not self._limbs:
             return result
         for start in range(0, self.size, BLOCK):
@@ -128,14 +138,18 @@ class ExactSum:
         last = max(self._limbs)
         while position <= last or carry is not None:
             limb = self._limbs.get(position)
-            value = limb.block(start, stop) if limb is not None else np.zeros(stop - start, dtype=np.int64)
+            value = limb.block(start, stop) if limb is not None else None
             if carry is not None:
-                value = value + carry
-            high = _carry_of(value)
-            digits[position] = value - (high << LIMB_BITS)
-            carry = high if high.any() else None
+                value = carry if value is None else value + carry
+                carry = None
+            if value is not None:
+                high = _carry_of(value)
+                if high.any():
+                    value, carry = value - (high << LIMB_BITS), high
+                if value.any():
+                    digits[position] = value
             position += 1
-        used = sorted(position for position, digit in digits.items() if digit.any())
+        used = sorted(digits)
         if not used:
             return np.zeros(stop - start, dtype=np.float64)
         if self._exponent(used[-1]) + LIMB_BITS <= 1000:
@@ -215,11 +229,14 @@ class _Limb:
         self.value = np.add.reduceat(values[order], first)
         self.index = joined[first]
 
-    def block(self, start: int, stop: int) -> NDArray[np.int64]:
+    def block(self, start: int, stop: int) -> NDArray[np.int64] | None:
+        """These elements; None where all are zero and none is kept."""
         if self.dense is not None:
             return self.dense[start:stop]
-        out = np.zeros(stop - start, dtype=np.int64)
         low, high = np.searchsorted(self.index, (start, stop))
+        if low == high:
+            return None
+        out = np.zeros(stop - start, dtype=np.int64)
         out[self.index[low:high] - start] = self.value[low:high]
         return out
 
@@ -255,7 +272,34 @@ class _Limb:
         return self.dense
 
 
-def magnitude(values: NDArray[np.float64]) -> float:
+class _Cut:
+    """Splits blocks of at most `size` elements into whole multiples of ``2**exponent`` and what is left over."""
+
+    def __init__(self, exponent: int, size: int) -> None:
+        self._exponent = exponent
+        self._plain = max(_LOWEST, -1000) < exponent < 1000
+        if self._plain:
+            self._up, self._down = math.ldexp(1.0, -exponent), math.ldexp(1.0, exponent)
+        self._multiples = np.empty(size, dtype=np.float64)
+        self._whole = np.empty(size, dtype=np.int64)
+        self._left_over = np.empty(size, dtype=np.bool_)
+
+    def split(self, values: NDArray[np.float64]) -> tuple[NDArray[np.int64], NDArray[np.float64], NDArray[np.bool_]]:
+        """How many, what they make, and where that is not all. To be used before the next block is split."""
+        if not self._plain:
+            whole, rest = _split(values, self._exponent)
+            return whole, values - rest, rest != 0.0
+        whole = self._whole[: values.size]
+        multiples, left_over = self._multiples[: values.size], self._left_over[: values.size]
+        np.multiply(values, self._up, out=multiples)
+        np.trunc(multiples, out=multiples)
+        np.copyto(whole, multiples, casting="unsafe")
+        np.multiply(multiples, self._down, out=multiples)
+        np.not_equal(multiples, values, out=left_over)
+        return whole, multiples, left_over
+
+
+def magnitude(values: NDArray[np.floating[Any]]) -> float:
     """The largest magnitude of an array, 0 for an empty one; NaN if there is one in it."""
     if values.size == 0:
         return 0.0
