@@ -194,11 +194,11 @@ class Grid(ABC):
                 if left is not None and self._now() >= min(ends):
                     break
                 continue
-            for place, reply in enumerate(arrived):
-                outstanding.pop(reply.metadata.reply_to_message_id, None)
-                good += not reply.has_error()
-                arrived[place] = None  # type: ignore[call-overload]  # nobody but the caller holds a reply
-                yield reply
+            arrived.reverse()
+            while arrived:
+                outstanding.pop(arrived[-1].metadata.reply_to_message_id, None)
+                good += not arrived[-1].has_error()
+                yield arrived.pop()  # nobody but the caller holds a reply, also while the next one comes
         if outstanding and closing is not None and self._now() >= closing:
             self.cancel(tuple(outstanding))
 

@@ -160,6 +160,7 @@ def fold(replies: Iterable[Message], average: ArrayAverage) -> set[int]:
             raise RuntimeError(f"{reply.metadata.src_node_id}: {reply.error.reason}")
         average.add(reply.content.array_records["arrays"], 1.0)
         pids.add(int(reply.content.metric_records["metrics"]["pid"]))  # type: ignore[arg-type]
+        del reply  # as the strategies do: there is room for one, and the next is coming
     return pids
 
 

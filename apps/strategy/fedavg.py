@@ -220,6 +220,7 @@ class FedAvg(Strategy):
                 continue
             metrics.add(usable)
             self._folded += 1
+            del reply, usable  # there is room for one reply, and the next is coming
         return metrics
 
     def stream_options(self, messages: int) -> dict[str, Any]:
