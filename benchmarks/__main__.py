@@ -24,6 +24,7 @@ PARTS = {
     "endurance": "endurance",
     "idle": "idle",
     "nodes": "many_nodes",
+    "async": "asynchronous",
     "flower": "flower",
     "simulation": "simulation",
 }

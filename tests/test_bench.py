@@ -162,6 +162,16 @@ def test_many_nodes_are_listed_sampled_and_asked(tmp_path: Path) -> None:
     assert one(rows, "round, light nodes")["nodes"] == 25
 
 
+@pytest.mark.slow
+def test_fedbuff_and_fedavg_train_to_the_same_accuracy_with_stragglers(tmp_path: Path) -> None:
+    row = one(bench(tmp_path, "async"), "FedBuff, to 80%")
+    assert row["floor_is"] == "FedAvg"
+    assert row["ratio"] > 0
+    # An update of FedAvg is made of all three nodes, one of FedBuff of a single reply.
+    assert row["floor_replies"] == 3 * row["floor_updates"]
+    assert row["replies"] == row["updates"] > row["floor_updates"]
+
+
 @pytest.mark.peer
 @pytest.mark.slow
 def test_flower_does_the_same_work_beside_it(tmp_path: Path) -> None:
