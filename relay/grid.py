@@ -347,6 +347,9 @@ class RedisGrid(Grid):
             self._attempt.do(lambda m=m, error=error: self._inbound.answer(self._flights[m], Reason.CANCELLED, error))  # type: ignore[misc]
 
     def _receive(self, message_ids: Sequence[str], timeout: float | None) -> list[Message]:
+        # Before the journal: replies that were received before the checkpoint were not noted behind it, and came first.
+        if again := [m for m in message_ids if self._flights.given(m)]:
+            return self._inbound.take(again[:1])
         until = None if timeout is None else self._clock + timeout
         noted = self._replay.peek("receive")
         if noted is not None:
@@ -363,8 +366,6 @@ class RedisGrid(Grid):
                 raise AppError(
                     f"no reply will come to message {m!r}: it is not of this run, or was freed", run_id=self._run
                 )
-        if again := [m for m in message_ids if self._flights.given(m)]:
-            return self._inbound.take(again[:1])
         ready = self._attempt.do(lambda: self._inbound.wait(message_ids, until))
         noted = self._record("receive", f"{self._attempt.server_time():.6f}|{' '.join(ready)}")
         self._replay.advance("receive")

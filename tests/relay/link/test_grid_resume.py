@@ -50,6 +50,23 @@ def test_replies_come_in_the_same_order_again(setting: Setting) -> None:
     assert again == order == ["c", "a", "b"]
 
 
+def test_a_reply_that_a_checkpoint_left_for_later_comes_first_again(setting: Setting) -> None:
+    nodes = {name: setting.node(name, plus_one) for name in ("a", "b", "slow")}
+    nodes["slow"].hold()
+    first = setting.grid()
+    ids = first.push_messages(to(["a", "b", "slow"]))
+    wait_until(lambda: nodes["a"].seen and nodes["b"].seen, "both have worked on it")
+    wait_until(lambda: len(first.pull_messages(ids)) == 2, "both replies are there")
+    first.context.save(folded=ids[:1])
+    replies = iter(first.stream(message_ids=ids[1:], timeout=20))
+    order = [next(replies).metadata.src_node_id]
+    nodes["slow"].release()
+    order.append(next(replies).metadata.src_node_id)
+    second = setting.interrupt(first)
+    again = [reply.metadata.src_node_id for reply in second.stream(message_ids=ids[1:], timeout=20)]
+    assert again == order == ["b", "slow"]
+
+
 def test_the_roster_is_what_it_was(setting: Setting) -> None:
     setting.node("a")
     first = setting.grid()
