@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import logging
 import os
+import random
 import signal
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from fedq.apps import ArrayRecord, ClientApp, ConfigRecord, Context, Grid, Message, MetricRecord, RecordDict, ServerApp
-from fedq.apps.strategy import FedAvg, Result
+from fedq.apps.strategy import FedAvg, FedBuff, Result
+from fedq.apps.strategy.folding import UsableReply
 from tests.relay.link import helpers
 
 client = ClientApp()
+ticketed = ClientApp()
 server = ServerApp()
 printing = ServerApp()
 failing = ServerApp()
@@ -21,6 +25,7 @@ leaving = ServerApp()
 waiting = ServerApp()
 dying = ServerApp()
 dying_late = ServerApp()
+dying_buffered = ServerApp()
 without_main = ServerApp()
 
 
@@ -29,6 +34,14 @@ def train(message: Message, context: Context) -> Message:
     arrays = [helpers.plus(array, 1.0) for array in message.content.array_records["arrays"].to_numpy_ndarrays()]
     metrics = MetricRecord({"num-examples": 2, "loss": 0.5})
     return Message(RecordDict({"arrays": ArrayRecord(arrays), "metrics": metrics}), reply_to=message)
+
+
+@ticketed.train()
+def train_with_a_ticket(message: Message, context: Context) -> Message:
+    """As above; each reply carries a number that no other has."""
+    reply = train(message, context)
+    reply.content.metric_records["metrics"]["ticket"] = random.random()
+    return reply
 
 
 @client.evaluate()
@@ -95,3 +108,40 @@ def die_late(grid: Grid, context: Context) -> None:
 
     strategy = FedAvg(min_train_nodes=1, min_evaluate_nodes=1, min_available_nodes=1)
     strategy.start(grid, ArrayRecord([np.zeros(3)]), num_rounds=3, evaluate_fn=evaluate)
+
+
+class Dying(FedBuff):
+    """Kills its own process, as often as it is told, when half of a buffer behind the first checkpoint is full.
+
+    A file has a line for each time that it was: the tickets of the replies that were in it.
+    """
+
+    def __init__(self, context: Context, **options: Any) -> None:
+        super().__init__(**options)
+        self.context, self.taken = context, list[str]()
+
+    def take(self, reply: UsableReply, base: ArrayRecord, staleness: int) -> None:
+        super().take(reply, base, staleness)
+        self.taken.append(repr(reply.metrics["ticket"]))
+        if self.context.state and len(self.taken) == self.buffer_size // 2:
+            file = Path(str(self.context.run_config["file"]))
+            with file.open("a") as notes:
+                notes.write(" ".join(self.taken) + "\n")
+            if len(file.read_text().splitlines()) <= int(self.context.run_config["times"]):
+                os.kill(os.getpid(), signal.SIGKILL)
+
+    def merge(self, model: ArrayRecord) -> ArrayRecord:
+        self.taken.clear()
+        return super().merge(model)
+
+
+@dying_buffered.main()
+def die_buffered(grid: Grid, context: Context) -> None:
+    """Its metrics are the tickets of all replies of a round."""
+
+    def tickets(replies: list[RecordDict], key: str) -> MetricRecord:
+        return MetricRecord({"tickets": [reply.metric_records["metrics"]["ticket"] for reply in replies]})
+
+    options: dict[str, Any] = {"fraction_evaluate": 0.0, "min_available_nodes": 3, "seed": 1}
+    strategy = Dying(context, buffer_size=4, train_metrics_aggr_fn=tickets, **options)
+    strategy.start(grid, ArrayRecord([np.zeros(3)]), num_rounds=3)

@@ -353,6 +353,28 @@ def test_a_failed_run_is_resumed_by_hand_and_runs_nothing_twice(served: Setting,
     assert [e.data["round"] for e in run.events() if e.kind == "round"] == [1, 2, 3]
 
 
+def test_a_process_that_is_killed_while_a_buffer_fills_loses_and_repeats_nothing(
+    served: Setting, tmp_path: Path
+) -> None:
+    nodes = [served.node(name) for name in ("a", "bb", "ccc")]
+    notes = tmp_path / "notes"
+    run = served.link().submit(apps.dying_buffered, apps.ticketed, config={"file": str(notes), "times": 2})
+    result = run.result(timeout=60)
+    assert result.attempts == 3
+    rounds = [event.data for event in run.events() if event.kind == "round"]
+    assert [(data["round"], data["replies"], data["failures"]) for data in rounds] == [(n, 4, 0) for n in (1, 2, 3)]
+    tickets = [set(metrics["tickets"]) for metrics in result.train_metrics_clientapp.values()]
+    assert [len(several) for several in tickets] == [4, 4, 4]
+    assert len(set.union(*tickets)) == 12, "a reply was counted twice"
+    killed, again, at_last, next_round = (
+        {float(word) for word in line.split()} for line in notes.read_text().splitlines()
+    )
+    assert killed == again == at_last < tickets[1], "what had been in the buffer is in it again"
+    assert next_round < tickets[2]
+    for node in nodes:
+        assert len(node.seen) == len(set(node.seen)), "a message was carried out twice"
+
+
 def test_only_what_failed_and_is_still_there_is_resumed(served: Setting) -> None:
     link = served.link()
     finished = link.submit(apps.printing, apps.client)
