@@ -8,6 +8,7 @@ another one is free for.
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Mapping, Sequence
@@ -16,7 +17,7 @@ from typing import Any
 
 from fedq.node.cache import ObjectCache
 from fedq.node.clientapps import ClientAppAssignment, ClientAppWork
-from fedq.node.execution import Errand
+from fedq.node.execution import WAITED_FOR, Errand
 from fedq.node.settings import NodeSettings
 from fedq.node.virtual import VirtualNodes
 from fedq.relay import claims
@@ -168,10 +169,13 @@ class Batch(Assignment):
         """Prolong the lease of the message under way, or hear that it is of no use any more.
 
         Which one that is, only the process that executes knows; but it takes them in order, so that it is the first
-        that holds a claim. A message that was settled by somebody else and has no held one behind it is either being
-        executed in vain or about to be left: the second time it looks like that, the process has to go.
+        that holds a claim. One that nobody holds is yet to come, or was refused when its turn came and freed since, so
+        that the one under way may be behind it. A message that was settled by somebody else and has no held one behind
+        it is either being executed in vain or about to be left: the second time it looks like that, the process has to
+        go.
         """
         doubted: str | None = None
+        unclaimed = False
         while self._open:
             for place, part in enumerate(self._open):
                 e = part.errand
@@ -188,8 +192,9 @@ class Batch(Assignment):
                         return Verdict.OK
                     break
                 if outcome is Renew.UNCLAIMED:
-                    return self._doubt(doubted)
-                doubted = doubted or e.message
+                    unclaimed = True
+                elif not unclaimed:
+                    doubted = doubted or e.message
             else:
                 return self._doubt(doubted)
         return Verdict.DONE
@@ -226,8 +231,8 @@ class Batch(Assignment):
 
 
 def give_back(relay: Relay, host: str, job: str) -> None:
-    """Tell the dispatcher that a job does no more. A hint: reconciliation finds the same out, later."""
-    with relay.errors():
+    """Tell the dispatcher that a job does no more. A hint: where it cannot be given, reconciliation finds it out."""
+    with contextlib.suppress(*WAITED_FOR), relay.errors():
         relay.redis.xadd(relay.keys.inbox(host), {"kind": "wake", "job": job}, maxlen=1000)
 
 

@@ -97,6 +97,13 @@ def die(message: Message, context: Context) -> Message:
     return answer(message, context)
 
 
+@app.train("mark")
+def mark(message: Message, context: Context) -> Message:
+    """Notes which node it ran on."""
+    note(message, f"runs {context.node_id}")
+    return answer(message, context)
+
+
 @app.train("wait")
 def wait(message: Message, context: Context) -> Message:
     """Goes on when somebody opens the FIFO of its name for writing."""

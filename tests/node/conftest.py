@@ -15,6 +15,8 @@ import pytest
 
 from fedq.apps import ArrayRecord, ConfigRecord, Error, RecordDict
 from fedq.apps.wire import decode, decode_error, encode, encode_user_config, referenced
+from fedq.node.settings import NodeSettings
+from fedq.node.virtual import VirtualNodes, forget, register
 from fedq.relay import bundles, claims, messages, nodes, objects, runs
 from fedq.relay.connection import Relay
 from fedq.relay.jobs import FedqJob
@@ -77,6 +79,19 @@ class HandRun:
         self.calls += 1
         self.sent[message] = node
         return message
+
+    def push_together(self, sent: Mapping[str, tuple[str, RecordDict]], *, ttl: float = 60.0) -> dict[str, str]:
+        """Send a type and a content to each node, all in one step; the messages' ids by node."""
+        ids = {node: messages.message_id(self.run, 0, self.calls, i, node) for i, node in enumerate(sent)}
+        bodies = [encode(content, inline_limit=objects.INLINE_LIMIT) for _, content in sent.values()]
+        assert not any(body.blobs for body in bodies)
+        contents = [messages.Content(body.data) for body in bodies]
+        out = [messages.Outgoing(ids[node], node, i, sent[node][0], "1", ttl) for i, node in enumerate(sent)]
+        pushed = messages.push(self.relay, self.run, self.token, 0, self.calls, contents, out)
+        assert pushed.outcome is messages.Push.OK, pushed
+        self.calls += 1
+        self.sent |= {message: node for node, message in ids.items()}
+        return ids
 
     def arrays(self, *arrays: np.ndarray[Any, Any]) -> RecordDict:
         return RecordDict({"arrays": ArrayRecord(list(arrays))})
@@ -159,6 +174,7 @@ class Federation:
     folder: Path
     isolation: str = "fork"
     sites: list[Site] = field(default_factory=list)
+    hosts: list[VirtualNodes] = field(default_factory=list)
     runs: list[HandRun] = field(default_factory=list)
 
     def site(self, name: str = "clinic-a", *, what: str = "supernode", wait: bool = True, **settings: Any) -> Site:
@@ -178,6 +194,12 @@ class Federation:
         site = Site(service.start(), name, self.relay)
         self.sites.append(site)
         return site.wait_online() if wait else site
+
+    def known(self, name: str, virtual: int) -> list[str]:
+        """Register virtual nodes whose service is yet to be started; their names."""
+        self.hosts.append(VirtualNodes(NodeSettings(name, virtual=virtual)))
+        register(self.relay, self.hosts[-1], nodes.NodeInfo())
+        return list(self.hosts[-1])
 
     def run(self, app: Any = None, *, config: Mapping[str, Any] | None = None, **spec: Any) -> HandRun:
         """Submit a run of ``app.py``'s app and hold it as its ServerApp."""
@@ -211,6 +233,8 @@ class Federation:
         self.sites.clear()
         for run in self.runs:
             run.remove()
+        for host in self.hosts:
+            forget(self.relay, host)
         for name in nodes.node_names(self.relay):
             nodes.forget(self.relay, name)
         self.relay.redis.delete(self.relay.keys.run_counter(), self.relay.keys.wake())

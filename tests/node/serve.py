@@ -1,6 +1,7 @@
 """Runs a SuperNode or a worker with settings given as JSON: ``serve.py supernode '{"name": "clinic-a"}'``.
 
-``"clock_off": 3600`` sets the clock of its processes an hour ahead.
+``"clock_off": 3600`` sets the clock of its processes an hour ahead; ``"budget": 60`` lets a job of virtual nodes begin
+messages for a minute.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from fedq.relay.threads import limit_threads
 limit_threads()
 
 from fedq.apps.errors import FedqError  # noqa: E402
+from fedq.node import virtualjobs  # noqa: E402
 from fedq.node.service import run_supernode, run_worker  # noqa: E402
 from fedq.node.settings import NodeSettings  # noqa: E402
 from fedq.node.trust import TrustPolicy  # noqa: E402
@@ -31,6 +33,7 @@ def main() -> int:
     given = json.loads(text)
     given["cache_dir"] = Path(given["cache_dir"])
     given.pop("clock_off", None)
+    virtualjobs.BUDGET = given.pop("budget", virtualjobs.BUDGET)
     given["trust"] = TrustPolicy.of(digests=given.pop("pinned", ()))
     try:
         return (run_supernode if what == "supernode" else run_worker)(NodeSettings(**given))
