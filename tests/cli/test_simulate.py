@@ -23,11 +23,22 @@ from tests.support.services import SCRIPTS
 
 NODES = 12
 ROUNDS = 3
+OFF = {"gate": "", "dies": ""}
 
 SERVER = """
+import os, signal, threading, time
+
+def die(path):
+    while not os.path.exists(path):
+        time.sleep(0.01)
+    open(path + ".done", "w").close()
+    os.kill(os.getpid(), signal.SIGKILL)
+
 @app.main()
 def main(grid, context):
-    import os, time
+    dies = context.run_config["dies"]
+    if dies and not os.path.exists(dies + ".done"):
+        threading.Thread(target=die, args=[dies], daemon=True).start()
     while context.run_config["gate"] and not os.path.exists(context.run_config["gate"]):
         time.sleep(0.02)
     strategy = FedAvg(fraction_train=0.5, fraction_evaluate=0.0, min_available_nodes=int(context.run_config["nodes"]))
@@ -36,10 +47,16 @@ def main(grid, context):
 """
 
 CLIENT = """
+import os, time
+
 @app.train()
 def train(message, context):
     seen = int(context.state["seen"]["count"]) + 1 if "seen" in context.state else 1
     context.state["seen"] = MetricRecord({"count": seen})
+    if (dies := context.run_config["dies"]) and seen == 2:
+        open(dies, "w").close()
+        while not os.path.exists(dies + ".done"):
+            time.sleep(0.01)
     place = context.node_config["partition-id"] / context.node_config["num-partitions"]
     step = np.random.default_rng([context.node_config["partition-id"], seen]).normal() + place
     arrays = [array + array.dtype.type(step) for array in message.content["arrays"].to_numpy_ndarrays()]
@@ -77,7 +94,11 @@ def written(path: str | Path) -> dict[str, bytes]:
 @pytest.fixture(scope="module")
 def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_project(
-        tmp_path_factory.mktemp("apps"), server=SERVER, client=CLIENT, package="seeded_app", config='gate = ""'
+        tmp_path_factory.mktemp("apps"),
+        server=SERVER,
+        client=CLIENT,
+        package="seeded_app",
+        config='gate = ""\ndies = ""',
     )
 
 
@@ -110,7 +131,7 @@ def test_the_arrays_are_those_of_a_federation_in_one_process(
     from seeded_app.client_app import app as client_app  # type: ignore[import-not-found]
     from seeded_app.server_app import app as server_app  # type: ignore[import-not-found]
 
-    run = Federation(nodes=NODES).run(server_app, client_app, config={"nodes": NODES, "num-rounds": ROUNDS, "gate": ""})
+    run = Federation(nodes=NODES).run(server_app, client_app, config={"nodes": NODES, "num-rounds": ROUNDS, **OFF})
     assert simulated["arrays"] == bits(run.result.arrays)
 
 
@@ -135,6 +156,20 @@ def test_the_arrays_are_the_same_in_every_isolation(
         out, err = process.communicate(timeout=120)
     assert process.returncode == 0, err
     assert any(line.startswith(f"round {ROUNDS}/{ROUNDS}") for line in out.splitlines())
+    assert written(tmp_path / "simulation-output" / "arrays.npz") == simulated["arrays"]
+
+
+@pytest.mark.slow
+def test_a_serverapp_that_is_killed_while_nodes_train_changes_no_bit(
+    simulated: dict[str, Any], project: Path, tmp_path: Path
+) -> None:
+    dies = tmp_path / "dies"
+    words = ("--nodes", str(NODES), "-c", f"nodes={NODES}", "-c", f"num-rounds={ROUNDS}", "-c", f"dies={dies}")
+    with simulate(str(project), *words, folder=tmp_path) as process:
+        _, err = process.communicate(timeout=120)
+    assert process.returncode == 0, err
+    assert (tmp_path / "dies.done").exists()
+    # The step of a node depends on how often its Context was there: nothing was trained twice.
     assert written(tmp_path / "simulation-output" / "arrays.npz") == simulated["arrays"]
 
 

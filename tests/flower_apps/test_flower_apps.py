@@ -139,6 +139,15 @@ def test_the_state_of_a_node_is_there_at_its_next_message(federation: FlowerDepl
     assert [ended["number"] for ended in rounds] == [1, 2]
 
 
+def test_virtual_nodes_give_what_a_deployment_gives(federation: FlowerDeployment, tmp_path: Path) -> None:
+    run(federation, "numpy", tmp_path / "deployed.npz")
+    federation.fedq(
+        *("simulate", HERE / "numpy", "--nodes", len(NODES), "--config", f"output={tmp_path / 'out.npz'}"),
+        *("--timeout", "120s", "--out", tmp_path / "results"),
+    )
+    same(tmp_path / "out.npz", tmp_path / "deployed.npz")
+
+
 def test_a_serverapp_that_is_killed_does_the_same_again_and_trains_nothing_twice(
     federation: FlowerDeployment, simulated: Path, tmp_path: Path
 ) -> None:
