@@ -71,9 +71,8 @@ def one(rows: list[dict[str, Any]], what: str) -> dict[str, Any]:
 # -- what is exact ---------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    "isolation", ["fork", *(pytest.param(name, marks=pytest.mark.slow) for name in ("run", "inline"))]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("isolation", ["fork", "run", "inline"])
 def test_a_message_costs_no_more_than_documented(isolation: str, tmp_path: Path) -> None:
     rows = bench(tmp_path, "counts", "--isolation", isolation)
     for what in ("commands", "round trips", "bytes"):

@@ -21,7 +21,12 @@ def federation(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployment]
         yield running
 
 
-@pytest.mark.parametrize("name", NAMES)
+QUICK = ("README.md", "CONTRIBUTING.md", "docs/apps.md", "docs/strategies.md", "docs/mods.md")
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=() if name in QUICK else pytest.mark.slow) for name in NAMES]
+)
 def test_every_code_block_runs(
     name: str,
     federation: Deployment,

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+import tempfile
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -71,3 +73,10 @@ def served(call: Call, server: RealServer) -> Call:
         return call(*words, url=server.url)
 
     return run
+
+
+@pytest.fixture
+def short_folder() -> Iterator[Path]:
+    """A folder whose name leaves room for a socket's, which would else be put where a killed command leaves it."""
+    with tempfile.TemporaryDirectory(prefix="k-") as name:
+        yield Path(name)

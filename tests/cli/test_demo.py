@@ -7,7 +7,6 @@ import os
 import signal
 import subprocess
 import sys
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -147,13 +146,6 @@ def test_an_app_that_fails_ends_the_demo_with_the_reason(tmp_path: Path) -> None
     assert "no luck" in line
     assert line.endswith("its log is in demo-output/run.log")
     assert "RuntimeError: no luck" in (tmp_path / "demo-output" / "run.log").read_text()
-
-
-@pytest.fixture
-def short_folder() -> Iterator[Path]:
-    """A folder whose name leaves room for a socket's, which would else be put where a killed demo leaves it."""
-    with tempfile.TemporaryDirectory(prefix="k-") as name:
-        yield Path(name)
 
 
 @pytest.mark.parametrize(

@@ -147,7 +147,7 @@ def test_the_arrays_are_those_of_a_deployment_with_nodes_of_these_names(
             assert simulated["arrays"] == bits(run.result(timeout=120).arrays)
 
 
-@pytest.mark.parametrize("isolation", ["inline", pytest.param("fork", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("isolation", [pytest.param(name, marks=pytest.mark.slow) for name in ("inline", "fork")])
 def test_the_arrays_are_the_same_in_every_isolation(
     simulated: dict[str, Any], project: Path, tmp_path: Path, isolation: str
 ) -> None:
@@ -191,12 +191,16 @@ SLEEPS = "import time\n@app.train()\ndef train(message, context):\n    time.slee
 
 @pytest.mark.parametrize(
     ("number", "code"),
-    [(signal.SIGINT, 130), (signal.SIGTERM, 130), (signal.SIGKILL, -9)],
+    [
+        pytest.param(signal.SIGINT, 130, marks=pytest.mark.slow),
+        pytest.param(signal.SIGTERM, 130, marks=pytest.mark.slow),
+        (signal.SIGKILL, -9),
+    ],
     ids=lambda value: str(value),
 )
-def test_no_process_is_left_after(number: signal.Signals, code: int, tmp_path: Path) -> None:
+def test_no_process_is_left_after(number: signal.Signals, code: int, tmp_path: Path, short_folder: Path) -> None:
     sleeping = write_project(tmp_path, client=SLEEPS)
-    words = ("--nodes", "5", "--config", "nodes=5", "--keep", str(tmp_path / "kept"))
+    words = ("--nodes", "5", "--config", "nodes=5", "--keep", str(short_folder))
     with simulate(str(sleeping), *words, folder=tmp_path) as process:
         assert process.stdout is not None
         seen = ""
@@ -211,6 +215,7 @@ def test_no_process_is_left_after(number: signal.Signals, code: int, tmp_path: P
         wait_until(lambda: all(gone(pid) for pid in family), "every process is gone", timeout=15)
 
 
+@pytest.mark.slow
 @pytest.mark.leaves_keys("rq:finished:*")
 def test_workers_join_on_a_shared_server_which_keeps_nothing_but_the_run(
     project: Path, server: RealServer, simulated: dict[str, Any], tmp_path: Path

@@ -33,6 +33,7 @@ def test_what_was_under_way_is_ended_and_run_again_after_the_resume(federation: 
     assert run.metrics(behind)["count"] == 3
 
 
+@pytest.mark.slow
 def test_a_supernode_that_starts_while_the_run_has_failed_finds_them_when_it_is_resumed(
     federation: Federation,
 ) -> None:

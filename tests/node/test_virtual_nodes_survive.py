@@ -122,6 +122,7 @@ def test_a_worker_killed_with_the_process_that_it_keeps_costs_no_more(federation
     another_round(run)
 
 
+@pytest.mark.slow
 def test_the_time_limit_is_that_of_one_message_and_the_others_go_on(federation: Federation, isolation: str) -> None:
     run = federation.run(time_limit=1.0)
     sent = batch(federation, run, "train.hang")
@@ -159,6 +160,7 @@ def test_a_message_that_always_kills_is_answered_after_its_last_try_and_the_othe
     another_round(run, 1, [VICTIM])
 
 
+@pytest.mark.slow
 def test_a_stopped_run_ends_within_two_seconds_and_begins_nothing_more(federation: Federation, isolation: str) -> None:
     run, other = federation.run(), federation.run()
     batch(federation, run, "train.hang")
@@ -220,7 +222,7 @@ def crashing(server: RealServer, folder: Path) -> Iterator[Federation]:
 
 
 @pytest.mark.parametrize(
-    "isolation", ["inline", *(pytest.param(name, marks=pytest.mark.slow) for name in ("run", "fork"))], indirect=True
+    "isolation", [pytest.param(name, marks=pytest.mark.slow) for name in ("inline", "run", "fork")], indirect=True
 )
 def test_a_server_that_crashes_is_waited_for_and_nothing_is_run_again(
     own_server: RealServer, tmp_path: Path, isolation: str
