@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
+
 from fedq.relay import claims, messages, objects, runs
+from fedq.relay.errors import RunNotFound
 from fedq.relay.keys import GROUP
 from fedq.relay.messages import Push
 from fedq.relay.runs import Step
@@ -161,6 +164,13 @@ def test_an_event_appears_once_however_often_it_is_emitted(steps: Steps) -> None
 def test_a_repeated_submit_finds_its_run(steps: Steps) -> None:
     spec = runs.RunSpec(client_token="the-same", name="once")
     assert runs.submit(steps.relay, spec) == runs.submit(steps.relay, spec)
+
+
+def test_a_submit_whose_app_is_not_there_makes_no_run(steps: Steps) -> None:
+    before = runs.alive_runs(steps.relay)
+    with pytest.raises(RunNotFound, match="the app's bundle is no longer on the server"):
+        steps.submit(client_bundle=blob_of(10, 1)[0])
+    assert runs.alive_runs(steps.relay) == before
 
 
 def test_a_run_ends_once(steps: Steps) -> None:
