@@ -24,7 +24,7 @@ from tests.support.waiting import wait_until
 if TYPE_CHECKING:
     from fedq.relay.connection import Relay
 
-ONLY_WITH_ALL = ("browser", "peer", "fuzz", "servers", "slow", "chaos", "mutations")
+ONLY_WITH_ALL = ("browser", "peer", "fuzz", "servers", "slow", "chaos")
 KEYS_OF_OURS = ("fedq:*", "rq:*", "{rq}:*")
 # RQ never forgets the name of a queue.
 KEYS_THAT_STAY = ("rq:queues", "{rq}:queues")
@@ -33,6 +33,10 @@ KEYS_THAT_STAY = ("rq:queues", "{rq}:queues")
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--all", action="store_true", help="run everything: " + ", ".join(ONLY_WITH_ALL) + ", and each kind of server"
+    )
+
+    parser.addoption(
+        "--mutations", action="store_true", help="also take each check out of each step, which takes minutes"
     )
 
 
@@ -68,6 +72,8 @@ def pytest_unconfigure(config: pytest.Config) -> None:
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     left_to_all = () if config.getoption("--all") else ONLY_WITH_ALL
+    if not config.getoption("--mutations"):
+        left_to_all = (*left_to_all, "mutations")
     left_out = [item for item in items if any(item.get_closest_marker(name) for name in left_to_all)]
     if left_out:
         config.hook.pytest_deselected(items=left_out)
