@@ -129,7 +129,7 @@ class InboxReader(threading.Thread):
                     self._tell(Lost(repr(error)))
                     self._ended.wait(1.0)
                 continue
-            pauses = Pauses()
+            pauses.reset()
             if raw and not self._ended.is_set():
                 self._tell(sort_out(raw[0][1]))
         self._relay.close()

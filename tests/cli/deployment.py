@@ -147,6 +147,23 @@ def train(message, context):
 """
 
 
+@contextmanager
+def running(command: str, *words: str, folder: Path) -> Iterator[subprocess.Popen[str]]:
+    """A running ``fedq COMMAND``; killed at the end of the block."""
+    with subprocess.Popen(
+        [str(SCRIPTS / "fedq"), command, *words],
+        cwd=folder,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
 def write_project(
     folder: Path,
     *,

@@ -7,8 +7,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -17,29 +16,14 @@ import pytest
 
 from fedq.apps.testing import Federation
 from tests.cli.conftest import Call
-from tests.cli.deployment import write_project
+from tests.cli.deployment import running, write_project
 from tests.support import descendants, gone, wait_until
-from tests.support.services import SCRIPTS
 
 ROOT = Path(__file__).parents[2]
 ROUNDS = 4
 
 
-@contextmanager
-def demo(*words: str, folder: Path) -> Iterator[subprocess.Popen[str]]:
-    """A running ``fedq demo``; killed at the end of the block."""
-    with subprocess.Popen(
-        [str(SCRIPTS / "fedq"), "demo", *words],
-        cwd=folder,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    ) as process:
-        try:
-            yield process
-        finally:
-            process.kill()
+demo = partial(running, "demo")
 
 
 @pytest.fixture(scope="module")

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import json
 import signal
-import subprocess
-from collections.abc import Iterator
-from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +15,7 @@ from fedq.apps.testing import Federation
 from fedq.cli.federation import LocalFederation
 from fedq.relay import SuperLink, nodes
 from fedq.relay.connection import Relay
-from tests.cli.deployment import write_project
+from tests.cli.deployment import running, write_project
 from tests.support import RealServer, Service, descendants, gone, wait_until
 from tests.support.services import SCRIPTS
 
@@ -65,21 +63,7 @@ def train(message, context):
 """
 
 
-@contextmanager
-def simulate(*words: str, folder: Path) -> Iterator[subprocess.Popen[str]]:
-    """A running ``fedq simulate``; killed at the end of the block."""
-    with subprocess.Popen(
-        [str(SCRIPTS / "fedq"), "simulate", *words],
-        cwd=folder,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    ) as process:
-        try:
-            yield process
-        finally:
-            process.kill()
+simulate = partial(running, "simulate")
 
 
 def bits(arrays: Any) -> dict[str, bytes]:
