@@ -98,6 +98,7 @@ def test_a_worker_that_was_there_first_ends_when_the_supernode_imposes_other_mod
     federation.site(mods=["fedq.apps.mod:ClippingMod(1.0)"], heartbeat=0.5)
     wait_until(lambda: not worker.service.running, "the worker has ended", timeout=30)
     assert "has to be started with the same" in worker.service.output()
+    wait_until(lambda: nodes.node_names(federation.relay), "the SuperNode has registered")
 
 
 def test_a_node_does_not_start_without_its_mods(federation: Federation) -> None:

@@ -35,6 +35,8 @@ PICK = st.integers(0, 7)
 TWICE = st.sampled_from([1, 1, 2])
 PLACES = st.sampled_from([SHARED, *NODES])
 UNFINISHED_MS = 900_000
+LASTING = 3_600.0
+"""Seconds of every lease and heartbeat: they lapse when a rule says so, not when the machine stands still."""
 BATCH = 2
 """Messages that one call of a clean-up takes: crashes fall between them."""
 
@@ -81,7 +83,7 @@ class Protocol(RuleBasedStateMachine):
         self.count = 0
         for name in NODES:
             nodes.add(self.server, name)
-            nodes.beat(self.server, name)
+            nodes.beat(self.server, name, ttl=LASTING)
             self.redis.xgroup_create(self.server.keys.inbox(name), GROUP, id="0", mkstream=True)
         for number in range(2):
             run = self._submit(f"first-{number}", (), 2 - tries if number else tries, tries if number else 0)
@@ -159,7 +161,7 @@ class Protocol(RuleBasedStateMachine):
         self._submit(clients[number % len(clients)], bundles, 2, 2)
 
     def _claim_run(self, run: Run, token: str) -> None:
-        claimed = runs.claim_run(self.server, run.id, token, owner=f"owner of {token}")
+        claimed = runs.claim_run(self.server, run.id, token, lease=LASTING, owner=f"owner of {token}")
         assert claimed.outcome is self.world.claim_run(run, token, f"owner of {token}")
         if claimed.outcome is Step.OK:
             assert (claimed.attempt, claimed.checkpoint) == (run.attempt, run.checkpoint)
@@ -182,7 +184,7 @@ class Protocol(RuleBasedStateMachine):
         which = self.run_of(run)
         name = self.app_token(which, token)
         outcome = (
-            runs.renew_run(self.server, which.id, name)
+            runs.renew_run(self.server, which.id, name, lease=LASTING)
             if keep
             else runs.release_run(self.server, which.id, name, counts=counts)
         )
@@ -436,7 +438,10 @@ class Protocol(RuleBasedStateMachine):
 
     @step(2, node=st.sampled_from(NODES), alive=st.booleans())
     def heartbeat(self, node: str, alive: bool) -> None:
-        (nodes.beat if alive else nodes.leave)(self.server, node)
+        if alive:
+            nodes.beat(self.server, node, ttl=LASTING)
+        else:
+            nodes.leave(self.server, node)
         self.world.nodes[node].alive = alive
 
     @step(2, node=st.sampled_from(NODES))
@@ -462,7 +467,9 @@ class Protocol(RuleBasedStateMachine):
         keys = self.server.keys
         name = keys.node_dispatcher("a") if key == "dispatcher" else keys.housekeeper()
         names = [name, keys.node_alive("a")] if online and key == "dispatcher" else [name]
-        reply = self.server.call("beat", names, [holder, 0 if drop else 60_000, 0, dead, 60_000])
+        reply = self.server.call(
+            "beat", names, [holder, 0 if drop else int(LASTING * 1000), 0, dead, int(LASTING * 1000)]
+        )
         expected = self.world.take_lease(name, holder, dead, drop=drop)
         if len(names) > 1 and expected == ("OK",) and not drop:
             self.world.nodes["a"].alive = True
@@ -481,7 +488,7 @@ class Protocol(RuleBasedStateMachine):
         m = self.message_of(number)
         name, entry = self.token(m, token), self.entry(m, wrong)
         for _ in range(times):
-            claimed = claims.claim(self.server, m.node, m.run, entry, m.id, name, lease=60.0)
+            claimed = claims.claim(self.server, m.node, m.run, entry, m.id, name, lease=LASTING)
             assert claimed.outcome is self.world.claim(m, name, entry)
             if claimed.outcome is Claim.OK:
                 assert claimed.attempt == m.attempt
@@ -494,7 +501,7 @@ class Protocol(RuleBasedStateMachine):
     def renew(self, number: int, token: str, wrong: bool) -> None:
         m = self.message_of(number)
         name, entry = self.token(m, token), self.entry(m, wrong)
-        outcome = claims.renew(self.server, m.node, m.run, entry, m.id, name, lease=60.0)
+        outcome = claims.renew(self.server, m.node, m.run, entry, m.id, name, lease=LASTING)
         assert outcome is self.world.renew(m, name, entry)
 
     @step(2, when=lambda self: self.world.messages, number=PICK)
