@@ -5,11 +5,15 @@ from __future__ import annotations
 import hashlib
 import logging
 import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TypeAlias
 
 import numpy as np
 
 from fedq.apps.arrayrecord import ArrayRecord
 from fedq.apps.clipping import KEY_CLIPPING_NORM, KEY_NORM_BIT, add_gaussian_noise, clip_update
+from fedq.apps.compression import restored
 from fedq.apps.context import Context
 from fedq.apps.error import Error, ErrorCode
 from fedq.apps.errors import InconsistentReply
@@ -19,6 +23,7 @@ from fedq.apps.message_type import MessageType
 from fedq.apps.metricrecord import MetricRecord
 from fedq.apps.mod.compose import ClientAppCallable
 from fedq.apps.recorddict import RecordDict
+from fedq.apps.secagg import stages
 
 log = logging.getLogger(__name__)
 
@@ -63,18 +68,11 @@ class ClippingMod:
 
     def __call__(self, message: Message, context: Context, call_next: ClientAppCallable) -> Message:
         """Call what lies inside and clip its update."""
-        if message.metadata.message_type.partition(".")[0] != MessageType.TRAIN:
-            return call_next(message, context)
-        try:
-            sent = _sent_in(message)
-            reply = call_next(message, context)
-            if reply.has_error():
-                return reply
-            name, trained = _one_array_record(reply.content, "the reply")
-            reply.content[name], _ = clip_update(sent, trained, self.clipping_norm)
-        except InconsistentReply as exc:
-            return _refused("ClippingMod", message, str(exc))
-        return reply
+
+        def clip(update: _Update) -> ArrayRecord:
+            return clip_update(update.sent, update.trained, self.clipping_norm)[0]
+
+        return _around("ClippingMod", message, context, call_next, lambda asked: clip)
 
 
 class LocalDpMod:
@@ -140,20 +138,14 @@ class LocalDpMod:
 
     def __call__(self, message: Message, context: Context, call_next: ClientAppCallable) -> Message:
         """Call what lies inside, clip its update and add the noise."""
-        if message.metadata.message_type.partition(".")[0] != MessageType.TRAIN:
-            return call_next(message, context)
-        try:
-            sent = _sent_in(message)
-            reply = call_next(message, context)
-            if reply.has_error():
-                return reply
-            name, trained = _one_array_record(reply.content, "the reply")
-            clipped, _ = clip_update(sent, trained, self.clipping_norm)
-        except InconsistentReply as exc:
-            return _refused("LocalDpMod", message, str(exc))
-        reply.content[name] = add_gaussian_noise(clipped, self.deviation, self._generator(message, context))
-        log.info("LocalDpMod: clipped to %.4g, noise of standard deviation %.4g", self.clipping_norm, self.deviation)
-        return reply
+
+        def noised(update: _Update) -> ArrayRecord:
+            clipped, _ = clip_update(update.sent, update.trained, self.clipping_norm)
+            made = add_gaussian_noise(clipped, self.deviation, self._generator(message, context))
+            log.info("LocalDpMod: clipped to %.4g, noise of deviation %.4g", self.clipping_norm, self.deviation)
+            return made
+
+        return _around("LocalDpMod", message, context, call_next, lambda asked: noised)
 
     def _generator(self, message: Message, context: Context) -> np.random.Generator:
         if self.seed is None:
@@ -163,29 +155,73 @@ class LocalDpMod:
         return np.random.default_rng([self.seed, int.from_bytes(digest, "little")])
 
 
-def _clipped(mod: str, message: Message, context: Context, call_next: ClientAppCallable, *, tell: bool) -> Message:
+@dataclass(frozen=True)
+class _Update:
+    """What was sent, what was trained, and the content of the reply that holds the latter."""
+
+    sent: ArrayRecord
+    trained: ArrayRecord
+    content: RecordDict
+
+
+_Change: TypeAlias = Callable[[_Update], ArrayRecord]
+
+
+def _around(
+    mod: str,
+    message: Message,
+    context: Context,
+    call_next: ClientAppCallable,
+    prepared: Callable[[RecordDict], _Change],
+) -> Message:
+    """Put in the place of what was trained what a change makes of it; `prepared` gives it, from what was asked.
+
+    What cannot be read here is not let out: the reply is an error then.
+    """
     if message.metadata.message_type.partition(".")[0] != MessageType.TRAIN:
         return call_next(message, context)
     try:
-        sent, clipping_norm = _sent_in(message), _norm_asked_for(message.content)
-        reply = call_next(message, context)
-        if reply.has_error():
-            return reply
-        name, trained = _one_array_record(reply.content, "the reply")
-        metrics = _one_metric_record(reply.content) if tell else None
-        clipped, was_longer = clip_update(sent, trained, clipping_norm)
+        if stages.RECORD in message.content:
+            raise InconsistentReply(
+                "the app masks its update (secure aggregation), so that nobody outside can tell how large it is; put "
+                "secaggplus_mod outside of this mod, among those of the app or, where a node imposes this one, with "
+                "--mod fedq.apps.mod:secaggplus_mod in front of it"
+            )
+        name, record = _one_array_record(message.content, "the message")
+        # A copy of the record, since the app may change the one it is given. Arrays themselves cannot be changed.
+        sent = ArrayRecord(dict(record))
+        change = prepared(message.content)
     except InconsistentReply as exc:
         return _refused(mod, message, str(exc))
-    reply.content[name] = clipped
-    if metrics is not None:
-        metrics[KEY_NORM_BIT] = int(was_longer)
-    log.info("%s: the update was %s the norm %.4g", mod, "clipped to" if was_longer else "within", clipping_norm)
+    reply = call_next(message, context)
+    if reply.has_error():
+        return reply
+    try:
+        whole = restored(reply, RecordDict({name: sent}))  # the app may send the largest elements only
+        name, trained = _one_array_record(whole.content, "the reply")
+        reply.content[name] = change(_Update(sent, trained, reply.content))
+    except InconsistentReply as exc:
+        return _refused(mod, message, str(exc))
     return reply
 
 
-def _sent_in(message: Message) -> ArrayRecord:
-    # A copy of the record, since the app may change the one it is given. Arrays themselves cannot be changed.
-    return ArrayRecord(dict(_one_array_record(message.content, "the message")[1]))
+def _clipped(mod: str, message: Message, context: Context, call_next: ClientAppCallable, *, tell: bool) -> Message:
+    """Clip to the norm that the server asked for; `tell` it whether that changed the update."""
+
+    def prepared(asked: RecordDict) -> _Change:
+        norm = _norm_asked_for(asked)
+
+        def clip(update: _Update) -> ArrayRecord:
+            metrics = _one_metric_record(update.content) if tell else None
+            clipped, longer = clip_update(update.sent, update.trained, norm)
+            if metrics is not None:
+                metrics[KEY_NORM_BIT] = int(longer)
+            log.info("%s: the update was %s the norm %.4g", mod, "clipped to" if longer else "within", norm)
+            return clipped
+
+        return clip
+
+    return _around(mod, message, context, call_next, prepared)
 
 
 def _norm_asked_for(content: RecordDict) -> float:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import logging
-from pathlib import Path
 
 import msgspec
 
 from fedq.apps.array import Array
 from fedq.apps.arrayrecord import ArrayRecord
+from fedq.apps.compression import restored
 from fedq.apps.configrecord import ConfigRecord
 from fedq.apps.context import Context
 from fedq.apps.error import Error, ErrorCode
@@ -17,7 +17,7 @@ from fedq.apps.message import Message, make_message
 from fedq.apps.message_type import MessageType
 from fedq.apps.mod.compose import ClientAppCallable
 from fedq.apps.recorddict import RecordDict
-from fedq.apps.secagg import keys, stages, vector
+from fedq.apps.secagg import identity, keys, stages, vector
 
 log = logging.getLogger(__name__)
 
@@ -41,25 +41,33 @@ class _Kept(msgspec.Struct):
 def secaggplus_mod(message: Message, context: Context, call_next: ClientAppCallable) -> Message:
     """Answer the stages of `fedq.apps.strategy.SecAggPlus`; what the app trained leaves the node only masked.
 
-    It must be the outermost mod of the training function. The function sees the message of the wrapped strategy once
-    per round and replies as for FedAvg: one ArrayRecord with the names and shapes that were sent, one MetricRecord with
-    an integer weight. Nothing else of its reply is passed on. A training message that does not belong to a stage is
-    refused: the server cannot have the update in the clear by asking differently. Other messages pass as they are.
+    It must be outside of all mods that look at arrays (clipping, noise): those cannot see through masks, and say so. A
+    data owner who imposes such mods imposes this one in front of them, and it then is not among those of the app.
+
+    The function sees the message of the wrapped strategy once per round and replies as for FedAvg: one ArrayRecord with
+    the names and shapes that were sent, one MetricRecord with an integer weight. Nothing else of its reply is passed
+    on. A training message that does not belong to a stage is refused: the server cannot have the update in the clear by
+    asking differently. Other messages pass as they are.
 
     Between the stages the secrets of a round lie in the node's Context, and with a ``secagg-key-file`` in the node
     config they are sealed under it. Without one, whoever can read the Context where it is stored (in a deployment the
     operator of the relay's Redis) can take the mask off. Each round has new secrets; they are gone when the node has
-    revealed its shares, and no stage of a round is answered twice.
+    revealed its shares, and no stage of a round is answered twice. The app does not see them.
+
+    Who gets the keys of whom is told by the server. A node whose config names a ``secagg-identity-file`` signs its
+    keys; one with a ``secagg-peers-file`` takes part only if those of all its neighbours are signed by nodes on that
+    list, so that a server which puts keys of its own in their place learns nothing (`fedq.apps.secagg.identity`).
 
     A refusal is an error reply, ``MOD_FAILED_PRECONDITION``, which tells why.
     """
     if message.metadata.message_type.partition(".")[0] != MessageType.TRAIN:
-        return call_next(message, context)
+        return _inside(message, context, call_next)
     try:
         config = message.content.config_records.get(stages.RECORD)
         if config is None:
             raise InconsistentReply(
-                "the ServerApp must wrap its strategy in SecAggPlus; an update is not sent unmasked"
+                "the ServerApp must wrap its strategy in SecAggPlus, and only one secaggplus_mod be around the app; "
+                "an update is not sent unmasked"
             )
         stage, session = str(config.get("stage")), str(config.get("session"))
         data = config.get("payload")
@@ -82,7 +90,8 @@ def secaggplus_mod(message: Message, context: Context, call_next: ClientAppCalla
 def _setup(session: str, context: Context) -> stages.PublicKeys:
     kept = _Kept(session, stages.SETUP, keys.fresh_secret(), keys.fresh_secret())
     _keep(context, kept)
-    return stages.PublicKeys(keys.public_key(kept.transport), keys.public_key(kept.mask))
+    public = stages.PublicKeys(keys.public_key(kept.transport), keys.public_key(kept.mask))
+    return identity.signed(public, context.node_config, identity_place(context.run_id, session, context.node_id))
 
 
 def _share(kept: _Kept, asked: stages.ShareRequest, context: Context) -> stages.Shares:
@@ -90,6 +99,11 @@ def _share(kept: _Kept, asked: stages.ShareRequest, context: Context) -> stages.
     neighbours = sorted(asked.neighbours)
     if context.node_id in neighbours:
         raise InconsistentReply("a node is not its own neighbour")
+    told = [keys.public_key(kept.transport), *(asked.neighbours[other].transport for other in neighbours)]
+    if len(set(told)) < len(told):
+        raise InconsistentReply("the server tells the same key of two nodes")
+    places = {other: identity_place(context.run_id, kept.session, other) for other in neighbours}
+    identity.verify(asked.neighbours, context.node_config, places)
     # With at most half of the shares two sets of neighbours could be asked for what must not be known together.
     if not len(neighbours) / 2 < asked.threshold <= len(neighbours) or asked.threshold < 2:
         raise InconsistentReply(
@@ -125,12 +139,13 @@ def _collect(
     content = RecordDict({name: kind for name, kind in message.content.items() if name != stages.RECORD})
     sent = _one_record(content, "the message")
     sent = ArrayRecord(dict(sent))  # the app may change the record that it is given
-    reply = call_next(make_message(message.metadata, content), context)
+    reply = _inside(make_message(message.metadata, content), context, call_next)
     if reply.has_error():
         return reply
     quantization = vector.Quantization(asked.clipping_range, asked.quantization_bits, asked.modulus_bits)
     weight = _weight(reply.content, asked)
-    masked = quantization.quantized(sent, _one_record(reply.content, "the reply"), weight)
+    whole = restored(reply, RecordDict({"arrays": sent}))  # a mod inside may pass on the largest elements only
+    masked = quantization.quantized(sent, _one_record(whole.content, "the reply"), weight)
     vector.add_mask(masked, keys.derived(kept.seed, _own(context, kept.session)), 1)
     for other in kept.shares:
         key = keys.agreed(kept.mask, kept.neighbours[other].mask, pair_purpose(context.run_id, kept.session, me, other))
@@ -160,6 +175,18 @@ def _unmask(kept: _Kept, asked: stages.UnmaskRequest, context: Context) -> stage
     )
 
 
+def _inside(message: Message, context: Context, call_next: ClientAppCallable) -> Message:
+    """Call the app, which finds no secret of this mod in its Context and cannot change one."""
+    secrets = context.state.pop(stages.RECORD, None)
+    try:
+        return call_next(message, context)
+    finally:
+        if secrets is not None:
+            context.state[stages.RECORD] = secrets
+        else:
+            context.state.pop(stages.RECORD, None)
+
+
 def pair_purpose(run_id: int, session: str, node: str, other: str) -> str:
     """What the key of a pair of nodes is derived for; the same at both."""
     first, second = sorted((node, other))
@@ -169,6 +196,11 @@ def pair_purpose(run_id: int, session: str, node: str, other: str) -> str:
 def own_purpose(run_id: int, session: str, node: str) -> str:
     """What a node's own mask is derived for."""
     return f"own mask, run {run_id}, {session}, {node}"
+
+
+def identity_place(run_id: int, session: str, node: str) -> str:
+    """What the signature of a node's public keys is bound to."""
+    return f"run {run_id}, {session}, {node}"
 
 
 def _own(context: Context, session: str) -> str:
@@ -234,13 +266,5 @@ def _state(context: Context) -> str:
 
 
 def _key(context: Context) -> bytes | None:
-    path = context.node_config.get(KEY_FILE)
-    if path is None:
-        return None
-    try:
-        secret = Path(str(path)).read_bytes()
-    except OSError as exc:
-        raise InconsistentReply(f"the file that {KEY_FILE!r} of the node config names cannot be read: {exc}") from exc
-    if len(secret) < 32:
-        raise InconsistentReply(f"the file that {KEY_FILE!r} of the node config names needs 32 random bytes")
-    return keys.derived(secret, "node state")
+    secret = identity.secret_in(context.node_config, KEY_FILE)
+    return None if secret is None else keys.derived(secret, "node state")

@@ -1,4 +1,4 @@
-"""Key agreement, sealing and secret sharing, each from a library: `cryptography` and `pycryptodome`.
+"""Key agreement, sealing, signatures and secret sharing, each from a library: `cryptography` and `pycryptodome`.
 
 They are imported when they are needed; without them `MissingExtra` names the extra.
 """
@@ -73,6 +73,30 @@ def unseal(key: bytes, sealed: bytes, context: str) -> bytes:
     except (invalid, ValueError) as exc:
         raise InconsistentReply("sealed data does not open: it was changed, or was not meant for this node") from exc
     return data
+
+
+def signature(secret: bytes, data: bytes) -> bytes:
+    """The Ed25519 signature (RFC 8032), 64 bytes, under a private key of 32 bytes."""
+    private = _crypto("asymmetric.ed25519").Ed25519PrivateKey.from_private_bytes(secret)
+    made: bytes = private.sign(data)
+    return made
+
+
+def signing_public_key(secret: bytes) -> bytes:
+    """The Ed25519 public key of a private key; 32 bytes each."""
+    private = _crypto("asymmetric.ed25519").Ed25519PrivateKey.from_private_bytes(secret)
+    public: bytes = private.public_key().public_bytes_raw()
+    return public
+
+
+def verifies(public: bytes, signed: bytes, data: bytes) -> bool:
+    """Whether this is the Ed25519 signature of the data under the private key of that public one."""
+    invalid = require("cryptography.exceptions", "secagg", _PURPOSE).InvalidSignature
+    try:
+        _crypto("asymmetric.ed25519").Ed25519PublicKey.from_public_bytes(public).verify(signed, data)
+    except (invalid, ValueError):
+        return False
+    return True
 
 
 def split(secret: bytes, threshold: int, number: int) -> list[tuple[int, bytes]]:

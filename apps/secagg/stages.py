@@ -20,10 +20,14 @@ SETUP, SHARE, COLLECT, UNMASK = "setup", "share", "collect", "unmask"
 
 
 class PublicKeys(msgspec.Struct, frozen=True):
-    """Answer to `setup`. One key agrees on the encryption of shares, the other on masks; X25519, 32 bytes each."""
+    """Answer to `setup`. One key agrees on the encryption of shares, the other on masks; X25519, 32 bytes each.
+
+    The signature is that of a node with an identity (`fedq.apps.secagg.identity`), else empty.
+    """
 
     transport: bytes
     mask: bytes
+    signature: bytes = b""
 
 
 class ShareRequest(msgspec.Struct, frozen=True):

@@ -56,8 +56,9 @@ class SecAggPlus(Strategy):
     of the wrapped strategy counts it.
 
     Training metrics do not reach the server but the sum of the weights; ``"secagg-nodes"`` says how many nodes the sum
-    has. Evaluation is that of the wrapped strategy, with its metrics in the clear. Who gets the keys of whom is told by
-    the server: one that lies about them is not covered, nor is a node that sends nonsense.
+    has. Evaluation is that of the wrapped strategy, with its metrics in the clear. A node that sends nonsense is not
+    covered. Who gets the keys of whom is told by the server; one that lies about them is found out by nodes that sign
+    their keys and know their peers (`fedq.apps.secagg.identity`), and only by those.
 
     Memory is one vector of integers, however many nodes there are. Resumes as the wrapped strategy: secrets lie at the
     nodes, answers of finished stages are not asked for again.
@@ -243,13 +244,17 @@ class SecAggPlus(Strategy):
         graph = self._graph(public)
         needed = {node: self.shares_needed(len(around)) for node, around in graph.items()}
         if len(public) < 3:
-            raise InconsistentReply(f"{len(public)} nodes told their keys, three are needed at least")
+            raise InconsistentReply(
+                f"{len(public)} nodes told their keys, three are needed at least{self._last_words()}"
+            )
 
         requests: dict[str, msgspec.Struct] = {
             node: stages.ShareRequest(needed[node], {other: public[other] for other in around})
             for node, around in graph.items()
         }
         shared = dict(self._payloads(self._ask(stages.SHARE, requests), stages.SHARE, stages.Shares))
+        if not shared:
+            raise InconsistentReply(f"no node has shared its secrets with its neighbours{self._last_words()}")
         sharing = {node: [other for other in around if other in shared] for node, around in graph.items()}
         self._enough(sharing, needed, shared, "after the stage 'share'")
 
@@ -308,6 +313,11 @@ class SecAggPlus(Strategy):
                 # What the other node has put in, the dropped one would have taken out.
                 vector.add_mask(total, pair, -vector.pair_sign(other, node))
         return total, len(summed)
+
+    def _last_words(self) -> str:
+        """What the last node that failed said, for a sentence that tells why the round has failed."""
+        failures = self.failures
+        return f"; {failures[-1].node_id} says: {failures[-1].reason}" if failures else ""
 
     def _combined(self, node: str, shares: list[tuple[int, bytes]], needed: int) -> bytes:
         if len(shares) < needed:

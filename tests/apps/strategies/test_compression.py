@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from fedq.apps import Array, ArrayRecord, ClientApp, Context, Grid, Message, MetricRecord, RecordDict, ServerApp
 from fedq.apps.array import COMPRESSED
 from fedq.apps.compression import SPARSE, compressed, densified, sparse
-from fedq.apps.mod import CompressionMod
+from fedq.apps.mod import ClippingMod, CompressionMod
 from fedq.apps.strategy import FedAvg, FedMedian, Krum, Strategy
 from fedq.apps.testing import Federation, FederationRun, Interrupted, ask
 
@@ -120,6 +120,13 @@ def test_what_top_k_leaves_out_comes_later() -> None:
     )
     assert np.allclose(model(run)["weight"].reshape(-1) + left / 4, learned.reshape(-1), atol=1e-4)
     assert np.abs(left).max() > 0.1
+
+
+@pytest.mark.parametrize("options", [{"top_k": 0.2}, {"precision": "float16", "zstd_level": 3}], ids=str)
+def test_an_owners_clipping_outside_of_it_holds_for_what_was_compressed(options: dict[str, Any]) -> None:
+    run = begun([ClippingMod(1.5), CompressionMod(**options)], rounds=1).execute()
+    moved = np.sqrt(sum(float((array.astype(float) ** 2).sum()) for array in model(run).values()))
+    assert 0.0 < moved <= 1.5
 
 
 def test_an_interrupted_run_with_top_k_ends_with_the_same_bits() -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,92 +10,13 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from numpy.typing import NDArray
 
 import fedq.apps.wire as wire
-from fedq.apps import ArrayRecord, ConfigRecord, Context, Grid, Message, RecordDict, ServerApp
-from fedq.apps.error import ErrorCode
 from fedq.apps.errors import InconsistentReply, StrategyError
-from fedq.apps.mod import secaggplus_mod
 from fedq.apps.secagg import keys, stages, vector
 from fedq.apps.strategy import FedAvg, FedAvgM, FedMedian, NoUsableReplies, SecAggPlus
-from fedq.apps.testing import Federation, FederationRun, ask
-from tests.apps.strategies.cases import replies
-from tests.apps.strategies.scripted import plain, record, scripted_app
-
-STAGES = (stages.SETUP, stages.SHARE, stages.COLLECT, stages.UNMASK)
-OPTIONS: dict[str, Any] = {"clipping_range": 64.0}
-
-
-class Watched:
-    """A run with `nodes` nodes, some of which drop out; keeps all that the server was given, and each masked sum."""
-
-    def __init__(
-        self,
-        nodes: int,
-        drops: Mapping[int, str] | None = None,
-        *,
-        node_config: Callable[[int], dict[str, Any]] = lambda number: {},
-        rounds: int = 1,
-        **options: Any,
-    ) -> None:
-        self.initial, self.rounds = replies("float32", rounds=rounds, nodes=nodes)
-        self.names = [f"node-{number}" for number in range(nodes)]
-        self.drops = {self.names[node]: stage for node, stage in (drops or {}).items()}
-        self.options = {**OPTIONS, **options}
-        self.strategy = SecAggPlus(FedAvg(fraction_evaluate=0.0, max_failed_rounds=1), **self.options)
-        self.sums: list[NDArray[Any]] = []
-        self.received: list[bytes] = []
-        self.masked: list[NDArray[Any]] = []
-        secure_sum = self.strategy._secure_sum
-
-        def kept(replies: Any) -> tuple[NDArray[Any], int]:
-            total, count = secure_sum(replies)
-            self.sums.append(total.copy())
-            return total, count
-
-        self.strategy._secure_sum = kept  # type: ignore[method-assign]
-        configs = {
-            name: {"partition-id": number, "num-partitions": nodes, **node_config(number)}
-            for number, name in enumerate(self.names)
-        }
-        self.federation = Federation(configs, on_message=self._maybe_drop)
-        app = ServerApp()
-
-        @app.main()
-        def main(grid: Grid, context: Context) -> None:
-            self.strategy.start(grid, record(self.initial), num_rounds=rounds)
-
-        self.run = self.federation.begin(app, scripted_app(self.rounds, [secaggplus_mod]))
-        answer = self.run.answer
-
-        def listening(message_id: str, answered: Any) -> None:
-            answer(message_id, answered)
-            if isinstance(answered, bytes):
-                self.received.append(answered)
-                reply = self.run.reply(message_id)
-                if reply is not None and stages.MASKED in reply.content:
-                    self.masked.append(reply.content.array_records[stages.MASKED][stages.MASKED].numpy())
-
-        self.run.answer = listening  # type: ignore[method-assign]
-
-    def _maybe_drop(self, message: Message) -> None:
-        stage = message.content.config_records[stages.RECORD]["stage"]
-        node = message.metadata.dst_node_id
-        if node in self.drops and STAGES.index(str(stage)) >= STAGES.index(self.drops[node]):
-            self.federation.fail(node, RuntimeError("the site lost its power"), times=1)
-
-    def execute(self) -> FederationRun:
-        return self.run.execute()
-
-    def quantized(self, node: int) -> NDArray[Any]:
-        reply = self.rounds[0][node]
-        return self.strategy.quantization.quantized(record(self.initial), record(reply.arrays), reply.examples)
-
-    def expected(self, nodes: Any) -> NDArray[Any]:
-        total: NDArray[Any] = sum(self.quantized(node) for node in nodes)  # type: ignore[assignment]
-        return total
-
+from tests.apps.strategies.scripted import plain, record
+from tests.apps.strategies.watched import STAGES, Watched
 
 # -- the sum -----------------------------------------------------------------------------------------------------------
 
@@ -273,67 +193,14 @@ def test_with_a_key_file_the_context_holds_no_secret_in_the_clear(tmp_path: Path
         assert not any(secret in kept for secret in drawn)
 
 
-# -- what a node refuses -----------------------------------------------------------------------------------------------
-
-
-def refused(content: RecordDict, context: Context | None = None) -> str:
-    reply = ask(scripted_app([[]], [secaggplus_mod]), content, context=context)
-    assert reply.error.code == ErrorCode.MOD_FAILED_PRECONDITION
-    return str(reply.error.reason)
-
-
-def stage(name: str, payload: Any = None) -> RecordDict:
-    return RecordDict({stages.RECORD: stages.record(name, "s", payload)})
-
-
-def node_context() -> Context:
-    return Context(run_id=1, node_id="node-0", node_config={}, state=RecordDict(), run_config={})
-
-
-def test_a_node_does_not_train_for_a_server_that_asks_without_masks() -> None:
-    content = RecordDict({"arrays": ArrayRecord([np.zeros(2)]), "config": ConfigRecord({"server-round": 1})})
-    assert "not sent unmasked" in refused(content)
-
-
-def test_a_node_does_not_answer_a_stage_out_of_turn() -> None:
-    assert "that round is over" in refused(stage(stages.UNMASK, stages.UnmaskRequest([], [])))
-    context = node_context()
-    assert not ask(scripted_app([[]], [secaggplus_mod]), stage(stages.SETUP), context=context).has_error()
-    assert "in turn" in refused(stage(stages.UNMASK, stages.UnmaskRequest([], [])), context)
-
-
-def test_a_node_does_not_share_so_that_half_of_its_neighbours_could_unmask_it() -> None:
-    context = node_context()
-    ask(scripted_app([[]], [secaggplus_mod]), stage(stages.SETUP), context=context)
-    around = {
-        f"node-{i}": stages.PublicKeys(keys.public_key(b"a" * 16), keys.public_key(b"b" * 16)) for i in (1, 2, 3, 4)
-    }
-    assert "more than half" in refused(stage(stages.SHARE, stages.ShareRequest(2, around)), context)
-
-
-def test_a_node_does_not_reveal_both_secrets_of_another() -> None:
-    watched = Watched(5)
-    ask_all = watched.strategy._ask
-
-    def greedy(stage: str, payloads: dict[str, Any]) -> Any:
-        if stage == stages.UNMASK:
-            payloads = {node: stages.UnmaskRequest(p.survivors, p.survivors[:1]) for node, p in payloads.items()}
-        return ask_all(stage, payloads)
-
-    watched.strategy._ask = greedy  # type: ignore[method-assign]
-    with pytest.raises(NoUsableReplies):
-        watched.execute()
-    reasons = [str(e.data["reason"]) for e in watched.run.events if e.kind == "reply-failed"]
-    assert len(reasons) == 5
-    assert all("would unmask it" in reason for reason in reasons)
+# -- what is refused ---------------------------------------------------------------------------------------------------
 
 
 def test_a_weight_beyond_the_largest_is_refused_with_words() -> None:
     watched = Watched(4, max_weight=5)
     with pytest.raises(NoUsableReplies):
         watched.execute()
-    reasons = [str(e.data["reason"]) for e in watched.run.events if e.kind == "reply-failed"]
-    assert any("max_weight" in reason for reason in reasons)
+    assert any("max_weight" in reason for reason in watched.refusals)
 
 
 def test_what_does_not_fit_the_modulus_is_said_before_anything_is_sent() -> None:
