@@ -57,6 +57,10 @@ def train(message: Message, context: Context) -> Message:
             for place, (name, array) in enumerate(model.items())
         }
     )
+    linger = settings.get("linger", 0.0)
+    assert isinstance(linger, float)
+    if linger:
+        time.sleep(linger)  # until whoever looks for this process has seen it
     counter = context.state.metric_records.get("counter", MetricRecord({"calls": 0}))
     counter["calls"] = int(counter["calls"]) + 1  # type: ignore[arg-type]
     context.state["counter"] = counter
@@ -111,13 +115,17 @@ def rounds(
     nodes: list[str],
     arrays: int = 4,
     changing: int | None = None,
+    linger: float = 0.0,
 ) -> dict[str, Any]:
     """So many rounds, back to back: send to all nodes, fold the replies as they arrive, write a checkpoint.
 
-    The first round starts from a new model, the later ones from the average of the one before.
+    The first round starts from a new model, the later ones from the average of the one before. Each ClientApp sleeps
+    for ``linger`` seconds.
     """
     model = make_model(bytes, arrays)
     config = ConfigRecord({"changing": arrays if changing is None else changing})
+    if linger:
+        config["linger"] = linger
     began = time.perf_counter()
     seconds: list[float] = []
     pids: set[int] = set()

@@ -70,7 +70,8 @@ def peak_rss(pid: int) -> int:
 class PeakWatch:
     """While entered, notes the peak memory of every descendant of ``roots``, of short-lived ones too.
 
-    The kernel keeps a process's peak, so only what it takes in its last milliseconds can be missed.
+    The kernel keeps a process's peak, so only what it takes in its last milliseconds can be missed; on a machine with
+    other work to do also a process that is gone sooner than this is back. Look for those that matter in `peaks`.
     """
 
     def __init__(self, roots: Callable[[], Iterable[int]], interval: float = 0.004) -> None:

@@ -26,8 +26,9 @@ Buffer = bytes | bytearray | memoryview
 INLINE_LIMIT = 8192
 """Arrays of at most this many bytes travel within their message."""
 
-CHUNK = 4 * 1024 * 1024
-"""Bytes per chunk: large enough for throughput, small enough not to hold up the server's other clients."""
+CHUNK = 4 * 1024 * 1024 - 1024
+"""Bytes per chunk: large enough for throughput, small enough not to hold up the server's other clients. A little less
+than a power of two: with its header the server would otherwise keep it in an allocation of the next size, 5 MiB."""
 
 IN_FLIGHT = 2
 """Chunks requested or sent before the first is waited for: bounds what the server buffers for one client."""
