@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Unpack
 
 import numpy as np
@@ -138,11 +138,13 @@ class QFedAvg(FedAvg):
 
 def _squared_distance(sent: ArrayRecord, arrays: ArrayRecord) -> float:
     """``||sent - arrays|| ** 2``, of the arrays that fit; the average refuses a reply with others."""
-    differences = []
-    for name, array in arrays.items():
-        if name in sent:
-            one, other = to_reals(sent[name].numpy(copy=False)), to_reals(array.numpy(copy=False))
-            if one.size == other.size and np.isfinite(other).all():
-                differences.append(one - other)
-    distance = norm(differences)
+
+    def differences() -> Iterator[Reals]:  # one array at a time, since each is taken in float64
+        for name, array in arrays.items():
+            if name in sent:
+                one, other = to_reals(sent[name].numpy(copy=False)), to_reals(array.numpy(copy=False))
+                if one.size == other.size and np.isfinite(other).all():
+                    yield one - other
+
+    distance = norm(differences())
     return distance * distance  # ** would raise where this is infinite

@@ -56,7 +56,7 @@ def signature(name: str) -> list[list[str | None]]:
 def main(cases_file: str, arrays_file: str, out_json: str, out_arrays: str) -> None:
     cases = json.loads(Path(cases_file).read_text())
     arrays = np.load(arrays_file)
-    found: dict[str, Any] = {"signatures": {}, "metrics": {}, "attributes": {}}
+    found: dict[str, Any] = {"names": dir(strategy), "signatures": {}, "metrics": {}, "attributes": {}}
     made: dict[str, Any] = {}
     for name in cases["signatures"]:
         found["signatures"][name] = signature(name)

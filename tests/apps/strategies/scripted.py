@@ -78,12 +78,17 @@ def trained(
     *,
     order: Sequence[int] | None = None,
     mods: Sequence[Any] = (),
+    together: bool = False,
 ) -> Trained:
-    """Let a strategy have these replies. `order` is that of their arrival, by node; node p is ``node-<p>``."""
+    """Let a strategy have these replies. `order` is that of their arrival, by node; node p is ``node-<p>``.
+
+    `together`: they arrive so close to each other that no node has answered twice before all have answered once.
+    """
     models: list[dict[str, NDArray[Any]]] = []
     nodes = len(rounds[0])
     names = [f"node-{number:0{len(str(nodes - 1))}d}" for number in range(nodes)]
-    delays = {names[node]: float(place) for place, node in enumerate(order or range(nodes))}
+    first, step = (1.0, 1.0 / nodes) if together else (0.0, 1.0)
+    delays = {names[node]: first + place * step for place, node in enumerate(order or range(nodes))}
     app = ServerApp()
 
     def keep(server_round: int, arrays: ArrayRecord) -> None:

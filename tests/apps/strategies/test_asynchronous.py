@@ -138,6 +138,18 @@ def test_within_a_buffer_any_order_of_arrival_gives_the_same_bits() -> None:
     assert len(found) == 1
 
 
+@pytest.mark.parametrize("order", list(permutations(STEPS)), ids="-".join)
+def test_fedasync_makes_of_any_order_of_arrival_what_its_rule_makes_of_it(order: tuple[str, ...]) -> None:
+    # All three are asked at once, so that staleness grows with the place in the order: 0, 1, 2.
+    delays = {name: 1.0 + place / 3 for place, name in enumerate(order)}
+    run = trained(lambda: FedAsync(0.5, staleness=polynomial_staleness(1.0), fraction_evaluate=0.0), 3, delays)
+    expected = 0.0
+    for staleness, name in enumerate(order):
+        share = 0.5 / (1 + staleness)
+        expected = (1 - share) * expected + share * STEPS[name]
+    assert model(run) == pytest.approx(expected, abs=1e-12)
+
+
 def test_which_replies_share_a_buffer_depends_on_when_they_arrive() -> None:
     quick = trained(lambda: FedAsync(0.5, fraction_evaluate=0.0), 3)
     other = trained(lambda: FedAsync(0.5, fraction_evaluate=0.0), 3, delays={"node-0": 9.0})

@@ -14,21 +14,41 @@ import pytest
 from numpy.typing import NDArray
 
 from fedq.apps import strategy as strategies
-from tests.apps.strategies.cases import ADAPTIVE, ADAPTIVE_AT_SERVER, MOVING, PEERS, Case, without_numbers
+from fedq.apps.mod import secaggplus_mod
+from tests.apps.strategies.cases import (
+    ADAPTIVE,
+    ADAPTIVE_AT_SERVER,
+    MOVING,
+    NODES,
+    PEERS,
+    Case,
+    replies,
+    without_numbers,
+)
 from tests.apps.strategies.scripted import Arrays, Rounds, trained
 
 pytestmark = pytest.mark.peer
 
 TOLERANCE = {"float32": 1e-6, "float64": 1e-12}
 DTYPES = tuple(TOLERANCE)
-OURS = ("Strategy", "Asynchronous", "FedAsync", "FedBuff", "SecAggPlus")
+OURS = ("Asynchronous", "FedAsync", "FedBuff", "SecAggPlus")
 """Flower has no strategies of these names."""
 NAMES = [
     name
     for name in strategies.__all__
     if isinstance(cls := getattr(strategies, name), type) and issubclass(cls, strategies.Strategy)
 ]
-CLASSES = [name for name in NAMES if name not in OURS]
+CLASSES = [name for name in NAMES if name not in ("Strategy", *OURS)]
+AVERAGING: dict[str, tuple[Any, tuple[Any, ...], float]] = {
+    # Where FedBuff's buffer holds a fresh reply of every node it is FedAvg. 2 * 100 / 2**32 is a step of the integers.
+    "FedBuff": (lambda: strategies.FedBuff(NODES, by_examples=True), (), 1e-12),
+    "SecAggPlus": (
+        lambda: strategies.SecAggPlus(strategies.FedAvg(), clipping_range=100.0),
+        (secaggplus_mod,),
+        200.0 / 2**32,
+    ),
+}
+"""Strategies that Flower has not and that give, on these replies, what FedAvg gives: mods, and how far off at most."""
 
 
 def one_round(dtype: str) -> tuple[Arrays, Rounds]:
@@ -58,10 +78,10 @@ def theirs(flower_python: str, tmp_path_factory: pytest.TempPathFactory) -> tupl
             initial, rounds = case.rounds(dtype)
             key = f"{case}-{dtype}"
             arrays |= {f"{key}/initial/{name}": array for name, array in initial.items()}
-            for number, replies in enumerate(rounds, start=1):
-                for node, reply in enumerate(replies):
+            for number, several in enumerate(rounds, start=1):
+                for node, reply in enumerate(several):
                     arrays |= {f"{key}/{number}/{node}/{name}": array for name, array in reply.arrays.items()}
-            metrics = [[{"num-examples": reply.examples, **reply.metrics} for reply in replies] for replies in rounds]
+            metrics = [[{"num-examples": reply.examples, **reply.metrics} for reply in several] for several in rounds]
             cases.append(
                 {
                     "key": key,
@@ -101,7 +121,7 @@ def test_the_models_and_metrics_are_those_of_flower(
     key = f"{case}-{dtype}"
     # Differences of values of this size are taken, whose last bits depend on the precision of the arithmetic.
     scale = max(
-        float(np.max(np.abs(array))) for replies in rounds for reply in replies for array in reply.arrays.values()
+        float(np.max(np.abs(array))) for several in rounds for reply in several for array in reply.arrays.values()
     )
     for number, model in enumerate(found.models, start=1):
         for name, array in model.items():
@@ -134,6 +154,26 @@ def test_the_noise_is_made_for_the_same_multipliers(theirs: tuple[dict[str, Any]
     other = theirs[0]["attributes"]["noisy-float64"]
     assert strategy.noise_multiplier == pytest.approx(other["noise_multiplier"], rel=1e-12)
     assert strategy.clipped_count_stddev == other["clipped_count_stddev"]
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("name", AVERAGING)
+def test_the_average_is_that_of_flowers_fedavg(
+    name: str, dtype: str, theirs: tuple[dict[str, Any], dict[str, Any]]
+) -> None:
+    make, mods, within = AVERAGING[name]
+    initial, rounds = replies(dtype)
+    found = trained(make(), initial, rounds[:1], mods=mods, together=True)
+    for array_name, array in found.models[0].items():
+        other = theirs[1][f"FedAvg-{dtype}/1/{array_name}"]
+        assert (array.dtype, array.shape) == (other.dtype, other.shape)
+        np.testing.assert_allclose(array, other, rtol=TOLERANCE[dtype], atol=max(within, TOLERANCE[dtype]))
+
+
+def test_flower_has_no_class_for_what_is_not_compared_with_one(
+    theirs: tuple[dict[str, Any], dict[str, Any]],
+) -> None:
+    assert not {name.lower() for name in theirs[0]["names"]} & {name.lower() for name in OURS}
 
 
 @pytest.mark.parametrize("name", CLASSES)
