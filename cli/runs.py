@@ -85,7 +85,8 @@ def runs(ctx: click.Context, limit: int, redis_url: str | None, as_json: bool) -
 @click.pass_context
 def rm(ctx: click.Context, run_ids: tuple[int, ...], redis_url: str | None) -> None:
     """Forget ended runs: their status, events, result and final arrays."""
-    from fedq.relay.runs import remove_run, run_info
+    from fedq.relay.cleanup import remove_run
+    from fedq.relay.runs import run_info
 
     with relay(redis_url or ctx.obj) as handle:
         alive = [run for run in run_ids if not run_info(handle, run).over]

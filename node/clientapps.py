@@ -15,7 +15,7 @@ from fedq.node.execution import Errand, Execution
 from fedq.node.imposed import Imposed
 from fedq.node.rehearsal import rehearse
 from fedq.node.settings import NodeSettings
-from fedq.relay import claims, messages, runs
+from fedq.relay import claims, events, messages
 from fedq.relay.claims import Commit, Renew
 from fedq.relay.connection import Relay
 from fedq.relay.host import process_name
@@ -149,7 +149,7 @@ class ClientAppAssignment(Assignment):
         common = {"source": e.node, "node": e.node, "message": e.message, "type": e.type}
 
         def send(lines: Sequence[Mapping[str, Any]]) -> bool:
-            return runs.append_log(self.work.relay, e.node, e.run, lines)
+            return events.append_log(self.work.relay, e.node, e.run, lines)
 
         shipper = self._shipper = LogShipper(send, common)
         try:

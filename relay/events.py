@@ -15,12 +15,18 @@ from fedq.relay.connection import Relay
 from fedq.relay.errors import RelayUnavailable
 from fedq.relay.messages import text
 from fedq.relay.pauses import Pauses
-from fedq.relay.runs import ENDED, MAX_EVENTS
+from fedq.relay.runs import ENDED, Step
 
 log = logging.getLogger(__name__)
 
+MAX_EVENTS = 20_000
+"""Events of a run that are kept, the newest."""
+
 MAX_NOTES = 5_000
 """Unnumbered events of a run, above all lines that its ServerApp prints. Rounds must not be pushed out by them."""
+
+MAX_LOG_LINES = 2_000
+"""Lines of one node's log of a run that are kept, the newest."""
 
 _BLOCK = 2.0
 """Seconds after which a follower looks for nodes that have joined the run."""
@@ -49,6 +55,16 @@ class Event:
         return self.kind == "status" and self.data.get("status") in ENDED
 
 
+def emit(relay: Relay, run: int, token: str, checkpoint: int, number: int, kind: str, data: Any) -> Step:
+    """Add an event, once per (checkpoint, number); numbers grow within a checkpoint."""
+    reply = relay.call(
+        "event",
+        [relay.keys.run(run), relay.keys.events(run)],
+        [token, checkpoint, number, kind, json.dumps(data), MAX_EVENTS],
+    )
+    return Step(text(reply[0]))
+
+
 def note(relay: Relay, run: int, token: str, events: Sequence[tuple[str, Mapping[str, Any]]]) -> bool:
     """Add events without a number: a ServerApp that runs again adds them again. False once the run is over.
 
@@ -58,6 +74,36 @@ def note(relay: Relay, run: int, token: str, events: Sequence[tuple[str, Mapping
     for kind, data in events:
         args += [kind, json.dumps(data)]
     return text(relay.call("note", [relay.keys.run(run), relay.keys.events(run)], args)[0]) == "OK"
+
+
+def read_events(
+    relay: Relay, run: int, after: str = "0", *, block: float | None = None, count: int = 500
+) -> list[Event]:
+    """Events after the id ``after``; waits up to ``block`` seconds (at most a few) for the first."""
+    with relay.errors():
+        raw: Any = relay.redis.xread(
+            {relay.keys.events(run): after}, count=count, block=relay.block(block * 1000) if block else None
+        )
+    if not raw:
+        return []
+    return [_parse(text(i), text(f[b"kind"]), json.loads(f[b"data"])) for i, f in raw[0][1]]
+
+
+def append_log(relay: Relay, node: str, run: int, lines: Sequence[Mapping[str, Any]]) -> bool:
+    """Add lines (JSON objects) to a node's log of a run, capped. False once the run is over."""
+    if not lines:
+        return True
+    reply = relay.call(
+        "log", [relay.keys.log(node, run)], [relay.keys.run(run), MAX_LOG_LINES, *(json.dumps(line) for line in lines)]
+    )
+    return text(reply[0]) == "OK"
+
+
+def read_log(relay: Relay, node: str, run: int, after: str = "0", *, count: int = 500) -> list[Event]:
+    """Log lines of one node while the run lives; afterwards they stand among the run's events."""
+    with relay.errors():
+        raw: Any = relay.redis.xread({relay.keys.log(node, run): after}, count=count)
+    return [_parse(text(i), "log", json.loads(f[b"data"])) for i, f in raw[0][1]] if raw else []
 
 
 class Follower:

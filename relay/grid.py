@@ -382,7 +382,7 @@ class RedisGrid(Grid):
             raise AppError(f"the event {kind!r} holds what JSON cannot: {error}", run_id=self._run) from error
         number = self._events + 1
         outcome = self._attempt.do(
-            lambda: runs.emit(self.relay, self._run, self.token, self._checkpoint, number, kind, plain), drains=True
+            lambda: events.emit(self.relay, self._run, self.token, self._checkpoint, number, kind, plain), drains=True
         )
         self._events = number
         if outcome is Step.FENCED:

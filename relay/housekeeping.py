@@ -21,7 +21,7 @@ from rq.job import JobStatus
 
 from fedq.apps.error import Error, ErrorCode
 from fedq.apps.errors import FedqError
-from fedq.relay import messages, nodes, runs, scripts
+from fedq.relay import cleanup, messages, nodes, runs, scripts
 from fedq.relay.connection import Relay
 from fedq.relay.errors import RelayError, RelayUnavailable, RunNotFound
 from fedq.relay.host import worker_known_dead
@@ -184,7 +184,7 @@ class Housekeeper:
             try:
                 info = runs.run_info(self.relay, run)
             except RunNotFound:
-                runs.clean_run(self.relay, run, everything=True)
+                cleanup.clean_run(self.relay, run, everything=True)
                 continue
             if info.resumable and now < info.ended + self.keep_failed:
                 wait = min(wait, info.ended + self.keep_failed - now)
@@ -197,7 +197,7 @@ class Housekeeper:
         return max(0.01, wait)
 
     def _clean(self, info: RunInfo) -> None:
-        if runs.clean_run(self.relay, info.run_id):
+        if cleanup.clean_run(self.relay, info.run_id):
             log.info("run %d %s; cleaned up", info.run_id, info.status)
 
     def _expire(self, info: RunInfo, now: float) -> float:

@@ -1,4 +1,4 @@
-"""Runs on the relay: submitted, claimed by a ServerApp's attempt, checkpointed, ended, cleaned up."""
+"""Runs on the relay: submitted, claimed by a ServerApp's attempt, checkpointed, ended. Clean-up: fedq.relay.cleanup."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ from typing import Any
 from fedq.relay.connection import Relay
 from fedq.relay.contexts import ContextVersion, parse_version
 from fedq.relay.errors import RunNotFound
-from fedq.relay.keys import GROUP
 from fedq.relay.messages import text, words
 
 RUN_LEASE = 8.0
@@ -20,10 +19,6 @@ RUN_LEASE = 8.0
 
 CLIENT_TOKEN_TTL = 24 * 3600
 """Seconds that a repeated submit with the same client token finds its run."""
-
-MAX_EVENTS = 20_000
-MAX_LOG_LINES = 2_000
-CLEAN_BATCH = 200
 
 OPEN = ("pending", "running")
 ENDED = ("finished", "failed", "stopped")
@@ -161,20 +156,6 @@ class Saved:
     missing: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class RawEvent:
-    """One entry of a run's events; ``id`` is the stream's, ``data`` JSON."""
-
-    id: str
-    kind: str
-    data: Any
-
-    @property
-    def time(self) -> float:
-        """When the server recorded it, in seconds since the epoch."""
-        return int(self.id.split("-")[0]) / 1000
-
-
 # -- submit, read -----------------------------------------------------------------------------------------------------
 
 
@@ -242,6 +223,13 @@ def alive_runs(relay: Relay) -> list[int]:
     with relay.errors():
         raw: Any = relay.redis.smembers(relay.keys.alive_runs())
     return sorted(int(item) for item in raw)
+
+
+def run_nodes(relay: Relay, run: int) -> list[str]:
+    """The nodes that the run sent messages to."""
+    with relay.errors():
+        raw: Any = relay.redis.smembers(relay.keys.run_nodes(run))
+    return sorted(text(item) for item in raw)
 
 
 # -- the ServerApp's steps --------------------------------------------------------------------------------------------
@@ -326,16 +314,6 @@ def free(relay: Relay, run: int, token: str, messages: Iterable[str], *, batch: 
     return freed
 
 
-def emit(relay: Relay, run: int, token: str, checkpoint: int, number: int, kind: str, data: Any) -> Step:
-    """Add an event, once per (checkpoint, number); numbers grow within a checkpoint."""
-    reply = relay.call(
-        "event",
-        [relay.keys.run(run), relay.keys.events(run)],
-        [token, checkpoint, number, kind, json.dumps(data), MAX_EVENTS],
-    )
-    return Step(text(reply[0]))
-
-
 def finish(
     relay: Relay,
     run: int,
@@ -389,85 +367,6 @@ def set_detail(relay: Relay, run: int, detail: str) -> None:
     """What a pending run waits for, for people. Housekeeping's; nothing depends on it."""
     with relay.errors():
         relay.redis.hset(relay.keys.run(run), "detail", detail)
-
-
-# -- events and logs --------------------------------------------------------------------------------------------------
-
-
-def read_events(
-    relay: Relay, run: int, after: str = "0", *, block: float | None = None, count: int = 500
-) -> list[RawEvent]:
-    """Events after the id ``after``; waits up to ``block`` seconds (at most a few) for the first."""
-    with relay.errors():
-        raw: Any = relay.redis.xread(
-            {relay.keys.events(run): after}, count=count, block=relay.block(block * 1000) if block else None
-        )
-    if not raw:
-        return []
-    return [RawEvent(text(i), text(f[b"kind"]), json.loads(f[b"data"])) for i, f in raw[0][1]]
-
-
-def append_log(relay: Relay, node: str, run: int, lines: Sequence[Mapping[str, Any]]) -> bool:
-    """Add lines (JSON objects) to a node's log of a run, capped. False once the run is over."""
-    if not lines:
-        return True
-    reply = relay.call(
-        "log", [relay.keys.log(node, run)], [relay.keys.run(run), MAX_LOG_LINES, *(json.dumps(line) for line in lines)]
-    )
-    return text(reply[0]) == "OK"
-
-
-def read_log(relay: Relay, node: str, run: int, after: str = "0", *, count: int = 500) -> list[RawEvent]:
-    """Log lines of one node while the run lives; afterwards they stand among the run's events."""
-    with relay.errors():
-        raw: Any = relay.redis.xread({relay.keys.log(node, run): after}, count=count)
-    return [RawEvent(text(i), "log", json.loads(f[b"data"])) for i, f in raw[0][1]] if raw else []
-
-
-# -- the end ----------------------------------------------------------------------------------------------------------
-
-
-def run_nodes(relay: Relay, run: int) -> list[str]:
-    """The nodes that the run sent messages to."""
-    with relay.errors():
-        raw: Any = relay.redis.smembers(relay.keys.run_nodes(run))
-    return sorted(text(item) for item in raw)
-
-
-def clean_run(relay: Relay, run: int, *, everything: bool = False) -> bool:
-    """Delete what an ended run left, except status, config, result, events and final arrays.
-
-    Can be interrupted and repeated at any point. ``everything`` deletes those too. False while the run lives.
-    """
-    keys = relay.keys
-    for node in run_nodes(relay, run):
-        names = [keys.run(run), keys.inbox(node), keys.claims(node), keys.order(node, run), keys.replies(node, run)]
-        names += [keys.node_ctx(node, run), keys.node_objs(node, run), keys.log(node, run), keys.events(run)]
-        args = [run, keys.node(node), GROUP, keys.node_alive(node), CLEAN_BATCH, MAX_EVENTS]
-        if not _until_done(relay, "clean_node", names, args):
-            return False
-    names = [keys.run(run), keys.run_objs(run), keys.sent(run), keys.deadlines(run), keys.journal(run)]
-    names += [keys.run_nodes(run), keys.run_ctx(run), keys.alive_runs()]
-    return _until_done(relay, "clean_run", names, [run, keys.obj(""), CLEAN_BATCH, int(everything)])
-
-
-def _until_done(relay: Relay, step: str, names: list[str], args: list[Any]) -> bool:
-    while True:
-        outcome = text(relay.call(step, names, args)[0])
-        if outcome != "MORE":
-            return outcome == "DONE"
-
-
-def remove_run(relay: Relay, run: int) -> bool:
-    """Forget an ended run altogether. False while it lives."""
-    if not clean_run(relay, run, everything=True):
-        return False
-    keys = relay.keys
-    with relay.errors(), relay.redis.pipeline(transaction=True) as pipe:
-        pipe.zrem(keys.runs(), run)
-        pipe.unlink(keys.run(run), keys.events(run), keys.run_objs(run))
-        pipe.execute()
-    return True
 
 
 # -- parsing ----------------------------------------------------------------------------------------------------------

@@ -24,7 +24,7 @@ from fedq.apps.tracking import TrackedRun, Tracker, Tracking
 from fedq.apps.user_config import UserConfig
 from fedq.apps.wire import decode, decode_user_config, encode, encode_user_config, referenced
 from fedq.apps.wire.records import Encoded
-from fedq.relay import bundles, nodes, objects, runs
+from fedq.relay import bundles, cleanup, events, nodes, objects, runs
 from fedq.relay.connection import Relay
 from fedq.relay.errors import RelayUnavailable, RunFailed, RunNotFound, RunStopped, RunTimeout
 from fedq.relay.events import Event, follow
@@ -178,7 +178,7 @@ class SuperLink:
         """Forget an ended run: status, events, result. Raises AppError if it is not over, RunNotFound."""
         run_id = run.run_id if isinstance(run, Run) else run
         runs.run_info(self.relay, run_id)
-        if not runs.remove_run(self.relay, run_id):
+        if not cleanup.remove_run(self.relay, run_id):
             raise AppError(f"run {run_id} is not over; stop it first", run_id=run_id)
 
     def prune(self, older_than: float = 7 * 24 * 3600.0) -> list[int]:
@@ -302,7 +302,7 @@ class Run:
                     run_id=self.run_id,
                 )
             try:
-                for event in runs.read_events(self._relay, self.run_id, last, block=min(5.0, left)):
+                for event in events.read_events(self._relay, self.run_id, last, block=min(5.0, left)):
                     last = event.id
                 info = self.info()
                 pauses.reset()
@@ -408,9 +408,9 @@ def prune(relay: Relay, older_than: float) -> list[int]:
         try:
             info = runs.run_info(relay, run_id)
         except RunNotFound:
-            runs.remove_run(relay, run_id)
+            cleanup.remove_run(relay, run_id)
             continue
-        if info.over and info.ended < limit and runs.remove_run(relay, run_id):
+        if info.over and info.ended < limit and cleanup.remove_run(relay, run_id):
             removed.append(run_id)
     return removed
 

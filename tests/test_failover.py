@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from fedq.relay import runs
+from fedq.relay import cleanup
 from fedq.relay.superlink import SuperLink
 from tests.chaos import app
 from tests.chaos.driver import Plan, Report, judge, undisturbed
@@ -53,6 +53,6 @@ def test_a_run_goes_on_at_a_promoted_replica_and_ends_with_the_same_bits(site: S
             report = Report(PLAN)
             judge(report, run.result(timeout=30), undisturbed(PLAN))
             assert report.wrong == []
-            assert runs.remove_run(link.relay, run.run_id)
+            assert cleanup.remove_run(link.relay, run.run_id)
             # Services are told to stop while a server is there to say good-bye to.
             assert site.stop() == []

@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from fedq.relay import runs
+from fedq.relay import cleanup
 from fedq.relay.superlink import SuperLink
 from tests.chaos import app, audit
 from tests.chaos.driver import Plan, Report, judge, judge_file, undisturbed
@@ -35,7 +35,7 @@ def ends_well(site: Site, link: SuperLink, run: int) -> audit.Audit:
     judge(report, link.run(run).result(timeout=30), undisturbed(PLAN))
     judge_file(report, site.folder / "server")
     assert report.wrong == []
-    assert runs.remove_run(link.relay, run)
+    assert cleanup.remove_run(link.relay, run)
     assert site.stop() == []
     return audit.read(site.folder / "server")
 

@@ -21,7 +21,7 @@ from typing import Any, TextIO
 from rq.registry import FailedJobRegistry, FinishedJobRegistry, StartedJobRegistry
 
 from fedq.apps.testing import Federation
-from fedq.relay import runs
+from fedq.relay import cleanup, runs
 from fedq.relay.connection import Relay
 from fedq.relay.jobs import FedqJob, FedqQueue
 from fedq.relay.superlink import RunResult, SuperLink
@@ -306,7 +306,7 @@ def judge_file(report: Report, folder: Path) -> None:
 def judge_rest(report: Report, site: Site, run: int) -> None:
     """After the run and the services have ended, nothing is left."""
     with Relay.connect(site.server.url) as relay:
-        if not runs.remove_run(relay, run):
+        if not cleanup.remove_run(relay, run):
             report.wrong.append("the run could not be removed")
     # Who was started a moment ago is told to stop when it has arrived.
     wait_until(site.complete, lambda: f"all services are there again\n{site.said()}", timeout=90, ignore=AWAY)

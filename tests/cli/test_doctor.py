@@ -10,9 +10,10 @@ import redis as redis_py
 
 from fedq.cli import doctor
 from fedq.cli.orphans import take_census
+from fedq.relay.cleanup import remove_run
 from fedq.relay.connection import Relay, ServerInfo
 from fedq.relay.nodes import NodeInfo, beat, register
-from fedq.relay.runs import RunSpec, remove_run, stop_run, submit
+from fedq.relay.runs import RunSpec, stop_run, submit
 from tests.cli.conftest import Call, Said
 from tests.support import RealServer
 

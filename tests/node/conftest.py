@@ -17,7 +17,7 @@ from fedq.apps import ArrayRecord, ConfigRecord, Error, RecordDict
 from fedq.apps.wire import decode, decode_error, encode, encode_user_config, referenced
 from fedq.node.settings import NodeSettings
 from fedq.node.virtual import VirtualNodes, forget, register
-from fedq.relay import bundles, claims, messages, nodes, objects, runs
+from fedq.relay import bundles, claims, cleanup, messages, nodes, objects, runs
 from fedq.relay.connection import Relay
 from fedq.relay.jobs import FedqJob
 from fedq.relay.messages import Answer
@@ -128,7 +128,7 @@ class HandRun:
 
     def remove(self) -> None:
         runs.finish(self.relay, self.run, "", "stopped")
-        assert runs.remove_run(self.relay, self.run)
+        assert cleanup.remove_run(self.relay, self.run)
 
 
 @dataclass

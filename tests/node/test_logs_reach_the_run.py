@@ -6,13 +6,13 @@ from typing import Any
 
 import pytest
 
-from fedq.relay import runs
+from fedq.relay import events
 from tests.node.conftest import FORK_OR_ALL, Federation, HandRun
 from tests.support.waiting import wait_until
 
 
 def lines(run: HandRun, node: str = "clinic-a") -> list[dict[str, Any]]:
-    return [event.data for event in runs.read_log(run.relay, node, run.run)]
+    return [event.data for event in events.read_log(run.relay, node, run.run)]
 
 
 @pytest.mark.parametrize("isolation", FORK_OR_ALL)

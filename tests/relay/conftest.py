@@ -10,7 +10,7 @@ from typing import Any
 import fakeredis
 import pytest
 
-from fedq.relay import claims, messages, nodes, runs
+from fedq.relay import claims, cleanup, messages, nodes, runs
 from fedq.relay.connection import Relay
 
 
@@ -98,13 +98,13 @@ class Steps:
     def end(self) -> None:
         for run in runs.alive_runs(self.relay):
             runs.finish(self.relay, run, "", "stopped")
-            runs.clean_run(self.relay, run)
+            cleanup.clean_run(self.relay, run)
 
     def forget(self) -> None:
         """Everything that is kept with ended runs goes too, as an operator would have it."""
         self.end()
         for info in runs.list_runs(self.relay):
-            runs.remove_run(self.relay, info.run_id)
+            cleanup.remove_run(self.relay, info.run_id)
         for node in nodes.node_names(self.relay):
             nodes.forget(self.relay, node)
         self.relay.redis.delete(self.relay.keys.run_counter(), self.relay.keys.wake())

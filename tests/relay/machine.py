@@ -15,7 +15,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 
 from fedq.apps.error import Error, ErrorCode
 from fedq.apps.wire import encode_error
-from fedq.relay import claims, contexts, messages, nodes, runs
+from fedq.relay import claims, cleanup, contexts, events, messages, nodes, runs
 from fedq.relay.claims import Claim, Commit
 from fedq.relay.connection import Relay
 from fedq.relay.errors import RunNotFound
@@ -330,7 +330,7 @@ class Protocol(RuleBasedStateMachine):
     def event(self, run: int, token: str, at: int, number: int) -> None:
         which = self.run_of(run)
         name, data = self.app_token(which, token), self.fresh()
-        outcome = runs.emit(self.server, which.id, name, at, number, "round", data)
+        outcome = events.emit(self.server, which.id, name, at, number, "round", data)
         assert outcome is self.world.event(which, name, at, number, "round", f'"{data}"')
 
     @step(2, run=PICK, token=APP_TOKENS)
@@ -594,7 +594,7 @@ class Protocol(RuleBasedStateMachine):
     def log(self, run: int, node: str) -> None:
         which, line = self.run_of(run), self.fresh()
         if not which.alive or node in which.nodes:
-            written = runs.append_log(self.server, node, which.id, [{"text": line}])
+            written = events.append_log(self.server, node, which.id, [{"text": line}])
             assert written == self.world.log(which, node, f'{{"text": "{line}"}}')
 
     # -- clean-up -----------------------------------------------------------------------------------------------------
@@ -660,7 +660,7 @@ class Protocol(RuleBasedStateMachine):
                     runs.finish(self.server, run.id, "", "stopped")
                     self.world.finish(run, "", "stopped", b"", ())
             for run in self.world.runs.values():
-                assert runs.clean_run(self.server, run.id, everything=True)
+                assert cleanup.clean_run(self.server, run.id, everything=True)
             of_nodes = self.redis.keys(self.server.keys.node("*"))
             left = [text(key) for key in of_nodes if text(key).rsplit(":", 1)[-1] not in ("alive", "inbox")]
             left += [text(key) for key in self.redis.keys(self.server.keys.obj("*"))]

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from fedq.relay import claims, messages, objects, runs
+from fedq.relay import claims, cleanup, events, messages, objects, runs
 from fedq.relay.errors import RunNotFound
 from fedq.relay.keys import GROUP
 from fedq.relay.messages import Push
@@ -77,7 +77,7 @@ def test_an_older_attempt_of_the_serverapp_is_fenced_everywhere(steps: Steps) ->
     assert (claimed.outcome, claimed.attempt) == (Step.OK, 2)
     assert steps.push("a").outcome is Push.FENCED
     assert runs.save_checkpoint(steps.relay, steps.run, steps.token, 0, (b"old", ())).outcome is Step.FENCED
-    assert runs.emit(steps.relay, steps.run, steps.token, 0, 1, "round", {}) is Step.FENCED
+    assert events.emit(steps.relay, steps.run, steps.token, 0, 1, "round", {}) is Step.FENCED
     assert runs.finish(steps.relay, steps.run, steps.token, "finished") is Step.FENCED
     assert runs.renew_run(steps.relay, steps.run, steps.token) is Step.FENCED
 
@@ -156,8 +156,8 @@ def test_an_array_that_two_messages_named_stays_until_both_are_freed(steps: Step
 
 def test_an_event_appears_once_however_often_it_is_emitted(steps: Steps) -> None:
     for number in (1, 2, 2, 1, 3):
-        runs.emit(steps.relay, steps.run, steps.token, 0, number, "round", {"round": number})
-    rounds = [e.data["round"] for e in runs.read_events(steps.relay, steps.run) if e.kind == "round"]
+        events.emit(steps.relay, steps.run, steps.token, 0, number, "round", {"round": number})
+    rounds = [e.data["round"] for e in events.read_events(steps.relay, steps.run) if e.kind == "round"]
     assert rounds == [1, 2, 3]
 
 
@@ -216,7 +216,7 @@ def test_what_finished_or_was_stopped_or_is_being_cleaned_up_is_not_resumed(step
         runs.finish(relay, run, "s", status)
         ends.append(run)
     finished, stopped, cleaned, at_a_node = ends
-    runs.clean_run(relay, cleaned)
+    cleanup.clean_run(relay, cleaned)
     keys = relay.keys
     names = [keys.run(at_a_node), keys.inbox("a"), keys.claims("a"), keys.order("a", at_a_node)]
     names += [f"{keys.base}{rest}" for rest in ("replies", "ctx", "objs", "log", "events")]
@@ -229,7 +229,7 @@ def test_what_finished_or_was_stopped_or_is_being_cleaned_up_is_not_resumed(step
 
 def test_nothing_of_a_living_run_is_cleaned(steps: Steps) -> None:
     m = steps.pushed("a")
-    assert not runs.clean_run(steps.relay, steps.run)
+    assert not cleanup.clean_run(steps.relay, steps.run)
     assert steps.claim("a", m).outcome is claims.Claim.OK
 
 
@@ -247,13 +247,13 @@ def test_an_ended_run_leaves_status_config_result_events_and_final_arrays(steps:
     steps.commit("a", m, context=(b"ctx", (ctx_digest,)))
     steps.claim("b", n)
     objects.upload_node(relay, "b", steps.run, n.message_id, {lost_digest: lost})
-    runs.append_log(relay, "a", steps.run, [{"text": "epoch 1"}])
+    events.append_log(relay, "a", steps.run, [{"text": "epoch 1"}])
     objects.upload_shared(relay, steps.run, steps.token, "ctx1", {ctx_digest: ctx}, guard=False)
     runs.save_checkpoint(relay, steps.run, steps.token, 0, (b"state", (ctx_digest,)))
     objects.upload_shared(relay, steps.run, steps.token, "result", {result_digest: result}, guard=False)
     runs.finish(relay, steps.run, steps.token, "finished", result=(b"arrays", (result_digest,)))
-    assert runs.clean_run(relay, steps.run)
-    assert not runs.append_log(relay, "a", steps.run, [{"text": "too late"}])
+    assert cleanup.clean_run(relay, steps.run)
+    assert not events.append_log(relay, "a", steps.run, [{"text": "too late"}])
     left = {key.decode() for key in relay.redis.scan_iter("*")}
     federation = {keys.nodes(), keys.runs(), keys.run_counter(), keys.wake()}
     per_node = {f(name) for name in "ab" for f in (keys.node_info, keys.node_alive, keys.inbox)}
@@ -261,7 +261,7 @@ def test_an_ended_run_leaves_status_config_result_events_and_final_arrays(steps:
     arrays = {keys.obj(result_digest), keys.obj_chunk(result_digest, 0), keys.obj_owners(result_digest)}
     submitted = {key for key in left if key.startswith(keys.submitted(""))}
     assert left - federation - per_node - kept - arrays - submitted == set()
-    assert [e.data["text"] for e in runs.read_events(relay, steps.run) if e.kind == "log"] == ["epoch 1"]
+    assert [e.data["text"] for e in events.read_events(relay, steps.run) if e.kind == "log"] == ["epoch 1"]
     assert objects.fetch_shared(relay, [result_digest])[result_digest] == result
     assert all(not any(entry.kind == "message" for entry in steps.inbox(name)) for name in "ab")
 
@@ -271,9 +271,9 @@ def test_a_cleaned_run_has_no_holder_and_its_entries_are_not_pending(steps: Step
     relay.redis.xgroup_create(keys.inbox("a"), GROUP, "0", mkstream=True)
     steps.pushed("a")
     relay.redis.xreadgroup(GROUP, "d", {keys.inbox("a"): ">"})
-    runs.emit(relay, steps.run, steps.token, 0, 0, "round", {})
+    events.emit(relay, steps.run, steps.token, 0, 0, "round", {})
     runs.stop_run(relay, steps.run)
-    assert runs.clean_run(relay, steps.run)
+    assert cleanup.clean_run(relay, steps.run)
     pending: Any = relay.redis.xpending(keys.inbox("a"), GROUP)
     assert pending["pending"] == 0
     assert not {b"token", b"lease", b"owner", b"event"} & set(relay.redis.hgetall(keys.run(steps.run)))
@@ -284,9 +284,9 @@ def test_the_clean_up_of_a_run_that_is_gone_writes_nothing(steps: Steps) -> None
     runs.stop_run(relay, run)
     relay.redis.delete(keys.run(run))
     relay.redis.sadd(keys.run_nodes(run), "a")
-    assert runs.clean_run(relay, run)
+    assert cleanup.clean_run(relay, run)
     assert not relay.redis.exists(keys.run(run))
-    assert runs.clean_run(relay, run)
+    assert cleanup.clean_run(relay, run)
     assert not relay.redis.exists(keys.run(run))
     relay.redis.zrem(keys.runs(), run)
     relay.redis.delete(keys.events(run))
@@ -297,7 +297,7 @@ def test_no_more_notes_of_a_run_are_kept_than_its_limit(steps: Steps) -> None:
     lines = [word for n in range(5) for word in ("log", f'{{"n": {n}}}')]
     reply = steps.relay.call("note", [keys.run(steps.run), keys.events(steps.run)], [steps.token, 100, most, *lines])
     assert reply == [b"OK", most]
-    assert [e.data["n"] for e in runs.read_events(steps.relay, steps.run) if e.kind == "log"] == [0, 1, 2]
+    assert [e.data["n"] for e in events.read_events(steps.relay, steps.run) if e.kind == "log"] == [0, 1, 2]
 
 
 def test_the_clean_up_of_one_run_leaves_another_as_it_was(steps: Steps) -> None:
@@ -307,6 +307,6 @@ def test_the_clean_up_of_one_run_leaves_another_as_it_was(steps: Steps) -> None:
     other.push("a")
     theirs = [m for m in other.inbox("a") if m.run == other.run]
     runs.stop_run(steps.relay, steps.run)
-    runs.clean_run(steps.relay, steps.run)
+    cleanup.clean_run(steps.relay, steps.run)
     assert [m for m in other.inbox("a") if m.kind == "message"] == theirs
     assert other.claim("a", theirs[0], "w-9").outcome is claims.Claim.OK

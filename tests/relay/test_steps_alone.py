@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from fedq.apps.error import Error, ErrorCode
-from fedq.relay import claims, events, journal, messages, nodes, objects, runs, scripts
+from fedq.relay import claims, cleanup, events, journal, messages, nodes, objects, runs, scripts
 from fedq.relay.claims import Claim, Commit, Renew
 from fedq.relay.contexts import KEPT_VERSIONS
 from fedq.relay.errors import Fenced, RelayFull, RunOver
@@ -48,7 +48,7 @@ def test_an_uploaded_app_goes_by_itself_unless_a_run_needs_it(steps: Steps) -> N
     run = steps.submit(client_bundle=digest)
     assert lives(steps, digest) == {-1}
     runs.stop_run(steps.relay, run)
-    runs.remove_run(steps.relay, run)
+    cleanup.remove_run(steps.relay, run)
     assert lives(steps, digest) == {-2}
 
 
@@ -59,10 +59,10 @@ def test_an_app_that_two_runs_need_stays_for_the_second_whoever_uploads_it_again
     first, second = steps.submit(client_bundle=digest), steps.submit(client_bundle=digest)
     objects.upload_bundle(steps.relay, {digest: app})
     runs.stop_run(steps.relay, first)
-    runs.remove_run(steps.relay, first)
+    cleanup.remove_run(steps.relay, first)
     assert lives(steps, digest) == {-1}
     runs.stop_run(steps.relay, second)
-    runs.remove_run(steps.relay, second)
+    cleanup.remove_run(steps.relay, second)
     # Somebody is about to submit it once more; if that never happens, it goes by itself.
     assert all(0 < life <= objects.UNFINISHED_TTL for life in lives(steps, digest))
 
@@ -76,7 +76,7 @@ def test_what_a_message_names_stays_when_the_app_of_the_same_bytes_goes(steps: S
     objects.upload_shared(steps.relay, steps.run, steps.token, "0", {digest: data})
     steps.push("a", objects=(digest,))
     runs.stop_run(steps.relay, run)
-    runs.remove_run(steps.relay, run)
+    cleanup.remove_run(steps.relay, run)
     assert lives(steps, digest) == {-1}
 
 
@@ -133,11 +133,11 @@ def test_nothing_is_written_for_a_run_that_is_over(steps: Steps) -> None:
     assert steps.push("a").outcome is Push.STOPPED
     assert steps.claim("a", m).outcome is Claim.STOPPED
     assert save(steps, 0, b"late") is Step.STOPPED
-    assert runs.emit(relay, run, token, 0, 1, "round", {}) is Step.OVER
+    assert events.emit(relay, run, token, 0, 1, "round", {}) is Step.OVER
     assert runs.renew_run(relay, run, token) is Step.OVER
     assert runs.claim_run(relay, run, "app-2").outcome is Step.OVER
     assert not events.note(relay, run, token, [("log", {})])
-    assert not runs.append_log(relay, "a", run, [{"text": "late"}])
+    assert not events.append_log(relay, "a", run, [{"text": "late"}])
     with pytest.raises(RunOver):
         journal.record(relay, run, token, 0, "receive:0", "late")
     with pytest.raises(RunOver):
@@ -159,7 +159,7 @@ def test_an_attempt_that_was_overtaken_writes_nothing(steps: Steps) -> None:
     assert steps.push("a").outcome is Push.FENCED
     assert save(steps, 0, b"late") is Step.FENCED
     assert runs.free(relay, run, old, [m.message_id]) == 0
-    assert runs.emit(relay, run, old, 0, 1, "round", {}) is Step.FENCED
+    assert events.emit(relay, run, old, 0, 1, "round", {}) is Step.FENCED
     assert runs.renew_run(relay, run, old) is Step.FENCED
     assert runs.finish(relay, run, old, "finished") is Step.FENCED
     assert not events.note(relay, run, old, [("log", {})])
@@ -291,7 +291,7 @@ def test_what_must_go_through_when_the_memory_is_full_goes_through(real_steps: S
         assert runs.finish(relay, spare, "", "stopped") is Step.OK
         assert runs.finish(relay, steps.run, steps.token, "finished") is Step.OK
         assert steps.claim("a", third).outcome is Claim.STOPPED
-        assert runs.clean_run(relay, steps.run)
+        assert cleanup.clean_run(relay, steps.run)
     finally:
         redis.config_set("maxmemory", 0)
 
@@ -306,7 +306,7 @@ def test_a_clean_up_goes_in_small_steps_each_of_which_frees_arrays(steps: Steps)
         steps.claim("a", m, f"w-{turn}")
         objects.upload_node(steps.relay, "a", steps.run, m.message_id, {digests[-1]: data})
         steps.commit("a", m, f"w-{turn}", objects=(digests[-1],), context=None)
-    runs.append_log(steps.relay, "a", steps.run, [{"text": "one"}, {"text": "two"}])
+    events.append_log(steps.relay, "a", steps.run, [{"text": "one"}, {"text": "two"}])
     runs.stop_run(steps.relay, steps.run)
     names = [keys.run(steps.run), keys.inbox("a"), keys.claims("a"), keys.order("a", steps.run)]
     names += [keys.replies("a", steps.run), keys.node_ctx("a", steps.run), keys.node_objs("a", steps.run)]
@@ -317,7 +317,7 @@ def test_a_clean_up_goes_in_small_steps_each_of_which_frees_arrays(steps: Steps)
         assert [bool(steps.relay.redis.exists(keys.node_obj("a", d))) for d in digests].count(True) == left
     outcomes = [steps.relay.call("clean_node", names, args) for _ in range(3)]
     assert outcomes == [[b"MORE"], [b"MORE"], [b"DONE"]]
-    told = [e.data["text"] for e in runs.read_events(steps.relay, steps.run) if e.kind == "log"]
+    told = [e.data["text"] for e in events.read_events(steps.relay, steps.run) if e.kind == "log"]
     assert told == ["one", "two"]
 
 
@@ -351,18 +351,18 @@ def test_the_clean_up_finds_the_arrays_of_a_context_that_another_run_had_uploade
     for driver in (other, steps):
         assert steps.relay.redis.exists(steps.relay.keys.node_obj("a", digest))
         runs.stop_run(steps.relay, driver.run)
-        runs.clean_run(steps.relay, driver.run)
+        cleanup.clean_run(steps.relay, driver.run)
     assert not steps.relay.redis.keys(steps.relay.keys.node_obj("a", digest) + "*")
 
 
 def test_an_event_from_before_the_last_checkpoint_is_not_told_again(steps: Steps) -> None:
     def emit(checkpoint: int, number: int) -> Step:
-        return runs.emit(steps.relay, steps.run, steps.token, checkpoint, number, "round", [checkpoint, number])
+        return events.emit(steps.relay, steps.run, steps.token, checkpoint, number, "round", [checkpoint, number])
 
     assert [emit(0, 1), emit(1, 1), emit(0, 5), emit(1, 1), emit(1, 2)] == [
         *(Step.OK, Step.OK, Step.SEEN, Step.SEEN, Step.OK)
     ]
-    told = [e.data for e in runs.read_events(steps.relay, steps.run) if e.kind == "round"]
+    told = [e.data["value"] for e in events.read_events(steps.relay, steps.run) if e.kind == "round"]
     assert told == [[0, 1], [1, 1], [1, 2]]
 
 
@@ -377,7 +377,7 @@ def test_the_clean_up_of_a_run_leaves_the_arrays_that_another_runs_answer_names(
         objects.upload_node(driver.relay, "a", driver.run, m.message_id, {digest: data})
         driver.commit("a", m, driver.token, objects=(digest,), context=None)
     runs.stop_run(steps.relay, steps.run)
-    assert runs.clean_run(steps.relay, steps.run)
+    assert cleanup.clean_run(steps.relay, steps.run)
     assert objects.fetch_node(steps.relay, "a", [digest])[digest] == data
 
 
@@ -397,7 +397,7 @@ def test_a_late_repeat_of_a_submit_leaves_its_upload_to_expire(steps: Steps) -> 
     objects.upload_bundle(steps.relay, {digest: app})
     run = runs.submit(steps.relay, spec)
     runs.stop_run(steps.relay, run)
-    runs.remove_run(steps.relay, run)
+    cleanup.remove_run(steps.relay, run)
     objects.upload_bundle(steps.relay, {digest: app})
     assert runs.submit(steps.relay, spec) == run
     assert all(0 < life <= objects.UNFINISHED_TTL for life in lives(steps, digest))

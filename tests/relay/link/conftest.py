@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from fedq.apps.wire import encode_user_config
-from fedq.relay import claims, nodes, runs
+from fedq.relay import claims, cleanup, nodes, runs
 from fedq.relay.connection import Relay
 from fedq.relay.events import Event, follow
 from fedq.relay.grid import RedisGrid
@@ -77,7 +77,7 @@ class Setting:
         for run in runs.alive_runs(relay):
             runs.finish(relay, run, "", "stopped")
         for info in runs.list_runs(relay):
-            assert runs.remove_run(relay, info.run_id)
+            assert cleanup.remove_run(relay, info.run_id)
         for name in nodes.node_names(relay):
             nodes.forget(relay, name)
         relay.redis.delete(relay.keys.run_counter(), relay.keys.wake())

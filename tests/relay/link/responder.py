@@ -13,7 +13,7 @@ from fedq.apps.client_app import error_of
 from fedq.apps.message import make_message
 from fedq.apps.metadata import Metadata
 from fedq.apps.wire import decode, decode_user_config, encode, encode_error, referenced
-from fedq.relay import bundles, claims, messages, nodes, objects, runs
+from fedq.relay import bundles, claims, events, messages, nodes, objects
 from fedq.relay.claims import Claim, Claimed
 from fedq.relay.connection import Relay
 from fedq.relay.errors import RelayError
@@ -154,4 +154,4 @@ class Responder:
 
 def log_lines(relay: Relay, node: str, run: int, *lines: str) -> None:
     """What a SuperNode ships of what a ClientApp prints."""
-    runs.append_log(relay, node, run, [{"node": node, "time": 1.0 + n, "text": t} for n, t in enumerate(lines)])
+    events.append_log(relay, node, run, [{"node": node, "time": 1.0 + n, "text": t} for n, t in enumerate(lines)])

@@ -9,7 +9,7 @@ import pytest
 
 from fedq.apps import ArrayRecord, ServerApp
 from fedq.apps.strategy import FedAsync, FedBuff
-from fedq.relay import runs
+from fedq.relay import cleanup, runs
 from tests.relay.link.conftest import Setting
 from tests.relay.link.test_grid_resume import Killed, answer
 
@@ -55,7 +55,7 @@ def finished(setting: Setting, name: str, after: int | None) -> int:
     outs = setting.relay.redis.keys(f"{setting.relay.keys.base}*out:*")
     assert not outs, "each reply was folded or cancelled, and freed"
     runs.finish(setting.relay, grid.run_id, grid.token, "finished")
-    runs.clean_run(setting.relay, grid.run_id)
+    cleanup.clean_run(setting.relay, grid.run_id)
     return calls
 
 

@@ -10,7 +10,7 @@ import pytest
 
 from fedq.apps import ArrayRecord, ConfigRecord, Context, ErrorCode, Message, MetricRecord, RecordDict, ServerApp
 from fedq.apps.strategy import FedAvg, Result
-from fedq.relay import runs
+from fedq.relay import cleanup, runs
 from fedq.relay.connection import Relay
 from fedq.relay.errors import Fenced, JournalMismatch, RevisionLost
 from fedq.relay.grid import KEPT_PUSHES
@@ -255,7 +255,7 @@ def finished(setting: Setting, after: int | None) -> tuple[list[Any], list[Any],
     ]
     arrays = [array.tobytes() for array in grid.result.arrays.to_numpy_ndarrays()]
     runs.finish(setting.relay, grid.run_id, grid.token, "finished")
-    runs.clean_run(setting.relay, grid.run_id)
+    cleanup.clean_run(setting.relay, grid.run_id)
     return arrays, rounds, calls
 
 

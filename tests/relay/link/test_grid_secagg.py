@@ -10,7 +10,7 @@ import numpy as np
 from fedq.apps import ArrayRecord, ClientApp, Context, Grid, Message, MetricRecord, RecordDict, ServerApp
 from fedq.apps.mod import secaggplus_mod
 from fedq.apps.strategy import FedAvg, Result, SecAggPlus
-from fedq.relay import runs
+from fedq.relay import cleanup, runs
 from fedq.relay.connection import Relay
 from tests.relay.link.conftest import Setting
 
@@ -68,7 +68,7 @@ def finished(setting: Setting, after: int | None) -> tuple[list[bytes], list[Any
     told = [(event.data["train"], event.data["replies"]) for event in setting.told(grid, "round")]
     arrays = [array.tobytes() for array in grid.result.arrays.to_numpy_ndarrays()]
     runs.finish(setting.relay, grid.run_id, grid.token, "finished")
-    runs.clean_run(setting.relay, grid.run_id)
+    cleanup.clean_run(setting.relay, grid.run_id)
     return arrays, told, calls
 
 
