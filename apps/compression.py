@@ -51,6 +51,18 @@ class _Sparse(msgspec.Struct, array_like=True, frozen=True):
     content: bytes  # indices as uint32 or uint64, each less the one before it, then the values
 
 
+def check_compression(precision: object, zstd_level: int | None) -> None:
+    """Whether these are a `Precision` or None, and a level of Zstandard or None.
+
+    Raises:
+        ValueError: they are not.
+    """
+    if precision not in (None, "float16", "bfloat16"):
+        raise ValueError(f"precision must be 'float16', 'bfloat16' or None, not {precision!r}")
+    if zstd_level is not None and not 1 <= zstd_level <= 22:
+        raise ValueError(f"zstd_level must lie between 1 and 22, not {zstd_level}")
+
+
 def compressed(array: Array, *, precision: Precision | None = None, zstd_level: int | None = None) -> Array:
     """The dense form of an array, or the array itself where that is no smaller.
 

@@ -7,9 +7,9 @@ import logging
 import numpy as np
 from numpy.typing import NDArray
 
-from fedq.apps.array import NUMPY, Array
+from fedq.apps.array import COMPRESSED, NUMPY, Array
 from fedq.apps.arrayrecord import ArrayRecord
-from fedq.apps.compression import Precision, compressed, count_bytes, sparse
+from fedq.apps.compression import Precision, check_compression, compressed, count_bytes, sparse
 from fedq.apps.context import Context
 from fedq.apps.message import Message
 from fedq.apps.message_type import MessageType
@@ -49,12 +49,9 @@ class CompressionMod:
     def __init__(
         self, *, precision: Precision | None = None, top_k: float | None = None, zstd_level: int | None = None
     ) -> None:
-        if precision not in (None, "float16", "bfloat16"):
-            raise ValueError(f"precision must be 'float16', 'bfloat16' or None, not {precision!r}")
+        check_compression(precision, zstd_level)
         if top_k is not None and not 0.0 < top_k <= 1.0:
             raise ValueError(f"top_k must be a share above 0 and up to 1, not {top_k}")
-        if zstd_level is not None and not 1 <= zstd_level <= 22:
-            raise ValueError(f"zstd_level must lie between 1 and 22, not {zstd_level}")
         self.precision: Precision | None = precision
         self.top_k = top_k
         self.zstd_level = zstd_level
@@ -98,7 +95,12 @@ class CompressionMod:
 
 
 def _comparable(base: Array, array: Array) -> bool:
-    if base.stype != NUMPY or array.stype != NUMPY or base.shape != array.shape or base.dtype != array.dtype:
+    if (
+        base.stype not in (NUMPY, COMPRESSED)
+        or array.stype != NUMPY
+        or base.shape != array.shape
+        or base.dtype != array.dtype
+    ):
         return False
     values = array.numpy(copy=False)
     return values.dtype.kind == "f" and values.size > 0

@@ -2,6 +2,7 @@
 
 from fedq.apps.strategy.asynchronous import Asynchronous
 from fedq.apps.strategy.bulyan import Bulyan
+from fedq.apps.strategy.compressed_broadcast import CompressedBroadcast
 from fedq.apps.strategy.dp_accountant import PrivacyAccountant
 from fedq.apps.strategy.dp_adaptive_clipping import (
     DifferentialPrivacyClientSideAdaptiveClipping,
@@ -37,6 +38,7 @@ __all__ = [
     "Asynchronous",
     "Bulyan",
     "CheckpointError",
+    "CompressedBroadcast",
     "DifferentialPrivacyClientSideAdaptiveClipping",
     "DifferentialPrivacyClientSideFixedClipping",
     "DifferentialPrivacyServerSideAdaptiveClipping",

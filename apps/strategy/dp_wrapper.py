@@ -85,6 +85,8 @@ class DifferentialPrivacy(Strategy):
     ) -> None:
         if not isinstance(strategy, Strategy):
             raise TypeError(f"a strategy is wrapped, not {type(strategy).__name__}")
+        if strategy.wraps_all:
+            raise TypeError(f"{type(strategy).__name__} goes around {type(self).__name__}, not inside of it")
         if not noise_multiplier >= 0.0:
             raise ValueError(f"noise_multiplier must be at least 0, not {noise_multiplier}")
         if num_sampled_clients < 1:
@@ -225,6 +227,10 @@ class DifferentialPrivacy(Strategy):
             self.accountant.state = rounds
         inner = {name.removeprefix(_INNER): kept for name, kept in state.items() if name.startswith(_INNER)}
         self.strategy.load_state(RecordDict(inner))
+
+    def _prepare(self, grid: Grid, timeout: float) -> None:
+        super()._prepare(grid, timeout)
+        self.strategy._prepare(grid, timeout)
 
     def generator(self, server_round: int, purpose: int) -> np.random.Generator:
         """The source of a round's noise for one purpose. Asked again, it gives the same numbers again."""

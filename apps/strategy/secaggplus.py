@@ -23,7 +23,6 @@ from fedq.apps.mod.secaggplus import own_purpose, pair_purpose
 from fedq.apps.recorddict import RecordDict
 from fedq.apps.replies import Replies
 from fedq.apps.secagg import keys, stages, vector
-from fedq.apps.strategy.checkpoint import Progress
 from fedq.apps.strategy.fedavg import FedAvg
 from fedq.apps.strategy.strategy import Strategy
 
@@ -222,11 +221,9 @@ class SecAggPlus(Strategy):
         )
         self.strategy.summary()
 
-    def _train(
-        self, server_round: int, grid: Grid, timeout: float, config: ConfigRecord, progress: Progress
-    ) -> Replies:
+    def _prepare(self, grid: Grid, timeout: float) -> None:
+        super()._prepare(grid, timeout)
         self._timeout = timeout
-        return super()._train(server_round, grid, timeout, config, progress)
 
     def _why(self, replies: Replies) -> str:
         return self._failed or super()._why(replies)

@@ -52,6 +52,9 @@ class Strategy(ABC):
     saves_before_first_round: bool = False
     """Whether a checkpoint is written before the first round: for a strategy whose first state is drawn at random."""
 
+    wraps_all: bool = False
+    """Whether it is a wrapper that stands outside of all others."""
+
     @abstractmethod
     def configure_train(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
@@ -249,6 +252,7 @@ class Strategy(ABC):
     ) -> Replies:
         result = progress.result
         self._phase = "train"
+        self._prepare(grid, timeout)
         messages = list(self.configure_train(server_round, result.arrays, config, grid))
         replies = self._send(messages, grid, timeout)
         sent = {message.metadata.dst_node_id: message.content for message in messages}
@@ -285,10 +289,14 @@ class Strategy(ABC):
             result.evaluate_metrics_serverapp[server_round] = metrics
 
     def _send(self, messages: Iterable[Message], grid: Grid, timeout: float) -> Replies:
-        messages = list(messages)
+        messages = self._outgoing(list(messages))
         if not messages:
             return Replies(grid, (), iter(()))
         return grid.stream(messages, timeout=timeout, **self.stream_options(len(messages)))
+
+    def _outgoing(self, messages: list[Message]) -> list[Message]:
+        """The messages as they are sent, which a wrapper may change."""
+        return messages if self._outer is None else self._outer._outgoing(messages)
 
     def _end(self, replies: Replies, grid: Grid) -> None:
         len(replies)  # a strategy need not look at all of them, the nodes are waited for all the same
@@ -296,9 +304,13 @@ class Strategy(ABC):
         if unanswered := replies.unanswered:
             grid.cancel(unanswered)
 
+    def _prepare(self, grid: Grid, timeout: float) -> None:
+        """Called before a training round is configured, of a wrapped strategy too."""
+        self._grid = grid
+
     def _why(self, replies: Replies) -> str:
-        if self._failures:
-            last = self._failures[-1]
+        if failures := self.failures:
+            last = failures[-1]
             return f"{last.node_id}: {last.reason}"
         if not replies.arrived:
             return "none arrived in time"

@@ -166,6 +166,7 @@ CASES = [
         label=f"{ADAPTIVE_AT_NODES}-noise",
     ),
     Case("QFedAvg", {"client_learning_rate": 0.1, "q": 0.0}, label="QFedAvg-mean"),
+    Case("CompressedBroadcast", ours={"precision": "float16", "zstd_level": 3}, wraps=True),
     Case("SecAggPlus", ours={"clipping_range": 100.0}, wraps=True, mods=(secaggplus_mod,)),
 ]
 

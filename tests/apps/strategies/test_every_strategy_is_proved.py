@@ -39,6 +39,7 @@ QFED = "apps/strategies/test_qfedavg.py::"
 TREES = "apps/strategies/test_boosted_trees.py::"
 DP = "apps/strategies/test_differential_privacy.py::"
 ASYNC = "apps/strategies/test_asynchronous.py::"
+BROADCAST = "apps/strategies/test_compressed_broadcast.py::"
 SECURE = "apps/strategies/test_secaggplus.py::"
 SECURE_REDIS = "relay/link/test_grid_secagg.py::"
 
@@ -81,6 +82,7 @@ ROWS = {
     "DifferentialPrivacyClientSideAdaptiveClipping": Row(
         DP + "test_at_the_nodes_the_norm_moves_in_the_same_way_and_the_bits_are_no_metric", PEER
     ),
+    "CompressedBroadcast": Row(BROADCAST + "test_the_server_loses_nothing_by_the_rounding", AVERAGE),
     "SecAggPlus": Row(
         SECURE + "test_the_sum_is_that_of_the_quantised_updates_to_the_last_bit",
         AVERAGE,
@@ -160,7 +162,7 @@ def test_the_docs_say_what_a_strategy_keeps_from_round_to_round(name: str) -> No
     kept = state_of(name)
     told = documented()[name][-1]
     inner = {record for record in kept if record.startswith("wrapped.")}
-    wraps = bool(inner) or name == "SecAggPlus"
+    wraps = bool(inner) or name in ("SecAggPlus", "CompressedBroadcast")
     assert ("what the wrapped one does" in told) == wraps
     said = {record for record, words in KEPT.items() if words in told}
     assert said == kept - inner - ({"sampling"} if wraps else set())

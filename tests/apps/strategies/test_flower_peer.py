@@ -31,7 +31,7 @@ pytestmark = pytest.mark.peer
 
 TOLERANCE = {"float32": 1e-6, "float64": 1e-12}
 DTYPES = tuple(TOLERANCE)
-OURS = ("Asynchronous", "FedAsync", "FedBuff", "SecAggPlus")
+OURS = ("Asynchronous", "CompressedBroadcast", "FedAsync", "FedBuff", "SecAggPlus")
 """Flower has no strategies of these names."""
 NAMES = [
     name
@@ -42,6 +42,7 @@ CLASSES = [name for name in NAMES if name not in ("Strategy", *OURS)]
 AVERAGING: dict[str, tuple[Any, tuple[Any, ...], float]] = {
     # Where FedBuff's buffer holds a fresh reply of every node it is FedAvg. 2 * 100 / 2**32 is a step of the integers.
     "FedBuff": (lambda: strategies.FedBuff(NODES, by_examples=True), (), 1e-12),
+    "CompressedBroadcast": (lambda: strategies.CompressedBroadcast(strategies.FedAvg(), zstd_level=3), (), 1e-12),
     "SecAggPlus": (
         lambda: strategies.SecAggPlus(strategies.FedAvg(), clipping_range=100.0),
         (secaggplus_mod,),

@@ -8,6 +8,7 @@ import fedq.apps.strategy
 STRATEGIES = {
     "Asynchronous",
     "Bulyan",
+    "CompressedBroadcast",
     "DifferentialPrivacyClientSideAdaptiveClipping",
     "DifferentialPrivacyClientSideFixedClipping",
     "DifferentialPrivacyServerSideAdaptiveClipping",
