@@ -38,6 +38,7 @@ def trained(digits: SimpleNamespace, **config: object) -> FederationRun:
     return Federation(NODES).run(digits.serverapp, digits.clientapp, given)
 
 
+@pytest.mark.slow
 def test_it_learns_from_a_hundred_nodes_and_tells_the_epsilon_of_each_round(digits: SimpleNamespace) -> None:
     result = trained(digits).result
     rounds = CONFIG["config"]["num-rounds"]
@@ -50,6 +51,7 @@ def test_it_learns_from_a_hundred_nodes_and_tells_the_epsilon_of_each_round(digi
     assert told[-1] == pytest.approx(accountant.epsilon)
 
 
+@pytest.mark.slow
 def test_more_noise_costs_less(digits: SimpleNamespace) -> None:
     little, much = (
         trained(digits, **{"noise-multiplier": noise, "num-rounds": 1}).result.train_metrics_clientapp[1]["epsilon"]

@@ -30,13 +30,13 @@ def on_a_server(relay: Relay) -> type[Protocol]:
 
 
 def test_the_steps_do_what_the_model_does() -> None:
-    run_state_machine_as_test(OnFakeRedis, settings=settings(CALM, max_examples=25, stateful_step_count=40))
+    run_state_machine_as_test(OnFakeRedis, settings=settings(CALM, max_examples=15, stateful_step_count=40))
 
 
 def test_the_steps_do_what_the_model_does_on_a_real_server(on_a_server: type[Protocol]) -> None:
-    run_state_machine_as_test(on_a_server, settings=settings(CALM, max_examples=80, stateful_step_count=50))
+    run_state_machine_as_test(on_a_server, settings=settings(CALM, max_examples=30, stateful_step_count=50))
 
 
 @pytest.mark.slow
 def test_the_steps_do_what_the_model_does_for_long(on_a_server: type[Protocol]) -> None:
-    run_state_machine_as_test(on_a_server, settings=settings(CALM, max_examples=1500, stateful_step_count=60))
+    run_state_machine_as_test(on_a_server, settings=settings(CALM, max_examples=600, stateful_step_count=60))
