@@ -96,12 +96,13 @@ def keep_flights(state: RecordDict, flights: Flights, *, without: Iterable[str])
     if not still_open:
         return state
     kept = RecordDict(dict(state.items()))
+    places = {message_id: place for place, message_id in enumerate(flights.all_given(), start=1)}
     kept[RECORD] = ConfigRecord(
         {
             "ids": [flight.message_id for flight in still_open],
             "types": [flight.type for flight in still_open],
             "groups": [flight.group for flight in still_open],
-            "given": [flights.given(flight.message_id) for flight in still_open],
+            "given": [places.get(flight.message_id, 0) for flight in still_open],
         }
     )
     return kept
@@ -114,8 +115,11 @@ def forget_flights(state: RecordDict, flights: Flights) -> None:
     record = state.config_records[RECORD]
     del state[RECORD]
     columns = [list(record[name]) for name in ("ids", "types", "groups", "given")]  # type: ignore[arg-type]
-    for m, message_type, group, given in zip(*columns, strict=True):
+    given: list[tuple[int, str]] = []
+    for m, message_type, group, place in zip(*columns, strict=True):
         if m in flights:
             flights[m].type, flights[m].group = str(message_type), str(group)
-            if given:
-                flights.give(str(m))
+            if place:
+                given.append((int(str(place)), str(m)))
+    for _, m in sorted(given):
+        flights.give(m)

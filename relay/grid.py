@@ -348,8 +348,9 @@ class RedisGrid(Grid):
 
     def _receive(self, message_ids: Sequence[str], timeout: float | None) -> list[Message]:
         # Before the journal: replies that were received before the checkpoint were not noted behind it, and came first.
-        if again := [m for m in message_ids if self._flights.given(m)]:
-            return self._inbound.take(again[:1])
+        wanted = set(message_ids)
+        if (again := next((m for m in self._flights.all_given() if m in wanted), None)) is not None:
+            return self._inbound.take([again])
         until = None if timeout is None else self._clock + timeout
         noted = self._replay.peek("receive")
         if noted is not None:

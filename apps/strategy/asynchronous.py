@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable
 from typing import NoReturn, TypedDict
 
 from fedq.apps.arrayrecord import ArrayRecord
+from fedq.apps.compression import restored
 from fedq.apps.configrecord import ConfigRecord
 from fedq.apps.errors import InconsistentReply, StrategyError
 from fedq.apps.grid import JSON, Grid, OnOffline
@@ -362,9 +363,10 @@ class Asynchronous(FedAvg):
             self.record_failure(reply, f"error {int(reply.error.code)}: {reason}")
             return False
         staleness = self._flight.updates - sent.version
+        base = self._flight.models[sent.version]
         try:
-            usable = UsableReply.of(reply, self.weighted_by_key)
-            self.take(usable, self._flight.models[sent.version], staleness)
+            usable = UsableReply.of(restored(reply, RecordDict({self.arrayrecord_key: base})), self.weighted_by_key)
+            self.take(usable, base, staleness)
         except InconsistentReply as exc:
             self.record_failure(reply, str(exc))
             return False

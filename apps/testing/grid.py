@@ -69,7 +69,7 @@ class FederationGrid(Grid):
 
     def pull_messages(self, message_ids: Iterable[str]) -> list[Message]:
         replies = [reply for mid in dict.fromkeys(message_ids) if (reply := self._run.reply(mid)) is not None]
-        self._run.pulled.update(reply.metadata.reply_to_message_id for reply in replies)
+        self._run.pulled.update(dict.fromkeys(reply.metadata.reply_to_message_id for reply in replies))
         return replies
 
     def cancel(self, message_ids: Iterable[str]) -> None:
@@ -100,6 +100,10 @@ class FederationGrid(Grid):
             if message_id not in run.sent or message_id in run.folded:
                 what = "is not of this run" if message_id not in run.sent else "went into a checkpoint already"
                 raise AppError(f"no reply will come to message {message_id!r}: it {what}", run_id=self.run_id)
+        # As in a deployment: what the app has had already, and wants again, comes first, in the order in which it came.
+        wanted = set(message_ids)
+        if (again := next((mid for mid in run.pulled if mid in wanted), None)) is not None:
+            return self.pull_messages([again])
         deadline = None if timeout is None else clock.now + timeout
         while True:
             self._answer_what_is_lost()

@@ -56,7 +56,8 @@ class FederationRun:
         self.answers: dict[str, bytes | Error] = {}
         self.asked: dict[str, Message] = {}  # without content, to address the replies
         self.arrived: dict[str, int] = {}  # message id -> place in the order of arrival
-        self.pulled: set[str] = set()
+        self.pulled: dict[str, None] = {}  # what this execution has had, in that order, and is not folded
+        self._left: list[str] = []  # of that what the last checkpoint left for later
         self.folded: set[str] = set()
         self.published: Result | None = None
         self._server_app = server_app
@@ -80,6 +81,7 @@ class FederationRun:
         from fedq.apps.testing.grid import FederationGrid
 
         self.stop_after = stop_after_checkpoint
+        self.pulled = dict.fromkeys(self._left)
         context = self.server_context
         context._saver = self._save
         self._server_app(FederationGrid(self, context), context)
@@ -173,9 +175,11 @@ class FederationRun:
     def _save(self, context: Context, folded: Iterable[str] | None) -> None:
         self.checkpoints.append(wire.encode(context.state).data)
         self.checkpoint += 1
-        for message_id in self.pulled if folded is None else folded:
+        for message_id in list(self.pulled if folded is None else folded):
             self.folded.add(message_id)
             self.answers.pop(message_id, None)
+            self.pulled.pop(message_id, None)
+        self._left = list(self.pulled)
         if self.stop_after is not None and len(self.checkpoints) >= self.stop_after:
             raise Interrupted(f"ended behind checkpoint {len(self.checkpoints)}", run_id=self.run_id)
 

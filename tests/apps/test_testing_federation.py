@@ -213,3 +213,25 @@ def test_the_public_names_are_these() -> None:
         "Interrupted",
         "ask",
     ]
+
+
+def test_replies_that_a_checkpoint_left_for_later_come_again_in_the_order_in_which_they_came() -> None:
+    # `tests/relay/link/test_grid_resume.py` has the same for the relay.
+    order: list[list[str]] = []
+    app = ServerApp()
+
+    @app.main()
+    def main(grid: Grid, context: Context) -> None:
+        if not context.state:
+            ids = grid.push_messages([Message(RecordDict(), node, "train") for node in grid.get_node_ids()])
+            list(grid.stream(message_ids=ids[2:]))
+            list(grid.stream(message_ids=ids))  # those that were had already come first
+            context.state["sent"] = ConfigRecord({"ids": ids})
+            context.save(folded=ids[:1])
+        ids = [str(message_id) for message_id in context.state.config_records["sent"]["ids"]]  # type: ignore[union-attr]
+        order.append([reply.metadata.src_node_id for reply in grid.stream(message_ids=ids[1:])])
+
+    run = Federation(3, delays={"node-0": 1.0, "node-1": 3.0, "node-2": 5.0}).begin(app, counting())
+    for _ in range(2):
+        run.execute()
+    assert order == [["node-2", "node-1"]] * 2

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from itertools import permutations
 from typing import Any
 
@@ -9,6 +10,7 @@ import numpy as np
 import pytest
 
 from fedq.apps import ArrayRecord, ClientApp, Context, Grid, Message, MetricRecord, RecordDict, ServerApp
+from fedq.apps.mod import CompressionMod
 from fedq.apps.strategy import (
     Asynchronous,
     DifferentialPrivacyServerSideFixedClipping,
@@ -242,6 +244,37 @@ def test_killed_after_any_reply_it_goes_on_as_if_it_had_not_been(name: str) -> N
         with pytest.raises(Killed):
             run.execute()
         same(run.execute(), whole)
+
+
+def with_a_buffer_that_stays_short() -> Federation:
+    """After one good reply all fail, twice, so that the first round fails while the buffer holds that reply."""
+    federation = Federation(3, delays=DELAYS)
+    for name in ("node-1", "node-2"):
+        federation.fail(name, ValueError("no data"), times=2)
+    federation.at(2.5, lambda: federation.fail("node-0", ValueError("no data"), times=2))
+    return federation
+
+
+def test_it_goes_on_with_a_buffer_that_was_filled_in_part() -> None:
+    make = lambda: FedBuff(3, max_failed_rounds=None, fraction_evaluate=0.0)  # noqa: E731
+    whole = with_a_buffer_that_stays_short().run(server(make, 3), adding(STEPS))
+    assert [(told["round"], told["replies"]) for told in rounds_of(whole)] == [(1, 1), (2, 3), (3, 3)]
+
+    run = with_a_buffer_that_stays_short().begin(server(make, 3), adding(STEPS))
+    with pytest.raises(Interrupted):
+        run.execute(stop_after_checkpoint=1)
+    kept = run.server_context.state.config_records["strategy-1.state.in-flight"]["state"]
+    assert len(json.loads(str(kept))["buffered"]) == 1
+    same(run.execute(), whole)
+
+
+def test_replies_of_the_largest_elements_are_read_against_the_model_that_their_node_had() -> None:
+    whole = trained(lambda: FedBuff(2, fraction_evaluate=0.0), 4)
+    app = ClientApp(mods=[CompressionMod(top_k=1.0)])
+    app.train()(lambda message, context: adding(STEPS)(message, context))
+    run = Federation(3, delays=DELAYS).run(server(lambda: FedBuff(2, fraction_evaluate=0.0), 4), app)
+    assert model(run) == pytest.approx(model(whole), rel=1e-6)
+    assert any(told["staleness"] for told in rounds_of(run))
 
 
 def test_the_checkpoint_holds_no_model_that_nobody_goes_back_to() -> None:

@@ -67,6 +67,21 @@ def test_a_reply_that_a_checkpoint_left_for_later_comes_first_again(setting: Set
     assert again == order == ["b", "slow"]
 
 
+def test_replies_that_a_checkpoint_left_for_later_come_again_in_the_order_in_which_they_came(setting: Setting) -> None:
+    # `tests/apps/test_testing_federation.py` has the same for the federation in a process.
+    for name in ("a", "b", "c"):
+        setting.node(name, plus_one)
+    first = setting.grid()
+    ids = first.push_messages(to(["a", "b", "c"]))
+    for place in (2, 0, 1):
+        wait_until(lambda place=place: first.pull_messages([ids[place]]), "its reply is there")  # type: ignore[misc]
+    first.context.save(folded=ids[:1])
+    order = [reply.metadata.src_node_id for reply in first.stream(message_ids=ids[1:], timeout=60)]
+    second = setting.interrupt(first)
+    again = [reply.metadata.src_node_id for reply in second.stream(message_ids=ids[1:], timeout=60)]
+    assert again == order == ["c", "b"]
+
+
 def test_the_roster_is_what_it_was(setting: Setting) -> None:
     setting.node("a")
     first = setting.grid()
