@@ -10,18 +10,14 @@ import pytest
 
 from fedq.apps import ArrayRecord, ConfigRecord, Context, ErrorCode, Message, MetricRecord, RecordDict, ServerApp
 from fedq.apps.strategy import FedAvg, Result
-from fedq.relay import cleanup, runs
 from fedq.relay.connection import Relay
 from fedq.relay.errors import Fenced, JournalMismatch, RevisionLost
 from fedq.relay.grid import KEPT_PUSHES
 from tests.relay.link.conftest import Setting
+from tests.relay.link.killing import ended
 from tests.relay.link.test_grid_messages import content, plus_one, to
 from tests.support import RealServer
 from tests.support.waiting import wait_until
-
-
-class Killed(BaseException):
-    """Stands for the end of the process: nothing catches it."""
 
 
 def test_what_was_sent_before_is_not_sent_again_and_its_answer_is_found(setting: Setting) -> None:
@@ -240,48 +236,14 @@ def main(grid: Any, context: Context) -> Result:
     return strategy.start(grid, ArrayRecord([np.zeros(3000), np.ones(3)]), num_rounds=2)
 
 
-def finished(setting: Setting, after: int | None) -> tuple[list[Any], list[Any], int]:
-    """Run ``main``, killed once after so many calls to the server; arrays, rounds, and how many calls it made."""
-    calls, grid = 0, setting.grid()
-
-    def limited(relay: Relay) -> None:
-        step = relay.call
-
-        def call(*args: Any) -> list[Any]:
-            nonlocal calls
-            reply = step(*args)
-            calls += 1
-            if calls == after:
-                raise Killed
-            return reply
-
-        relay.call = call  # type: ignore[method-assign]
-
-    limited(grid.relay)
-    try:
-        app(grid, grid.context)
-    except Killed:
-        grid = setting.interrupt(grid)
-        app(grid, grid.context)
-    assert grid.result is not None
-    rounds = [
-        (e["round"], e["train"], e["evaluate"], e["replies"])
-        for e in (event.data for event in setting.told(grid, "round"))
-    ]
-    arrays = [array.tobytes() for array in grid.result.arrays.to_numpy_ndarrays()]
-    runs.finish(setting.relay, grid.run_id, grid.token, "finished")
-    cleanup.clean_run(setting.relay, grid.run_id)
-    return arrays, rounds, calls
-
-
 def test_a_strategy_killed_after_any_call_ends_with_the_same_bits(setting: Setting) -> None:
     setting.node("a", answer)
     setting.node("bb", answer)
-    arrays, rounds, calls = finished(setting, None)
-    assert [number for number, *_ in rounds] == [1, 2]
-    assert calls > 15
-    for after in range(1, calls):
-        assert finished(setting, after)[:2] == (arrays, rounds), f"killed after call {after} of {calls}"
+    whole = ended(setting, app)
+    assert [told["round"] for told in whole.rounds] == [1, 2]
+    assert whole.calls > 15
+    for after in range(1, whole.calls):
+        assert ended(setting, app, after).same(whole), f"killed after call {after} of {whole.calls}"
 
 
 # -- outages -----------------------------------------------------------------------------------------------------------

@@ -10,9 +10,9 @@ import numpy as np
 from fedq.apps import ArrayRecord, ClientApp, Context, Grid, Message, MetricRecord, RecordDict, ServerApp
 from fedq.apps.mod import secaggplus_mod
 from fedq.apps.strategy import FedAvg, Result, SecAggPlus
-from fedq.relay import cleanup, runs
 from fedq.relay.connection import Relay
 from tests.relay.link.conftest import Setting
+from tests.relay.link.killing import ended
 
 NODES = ("a", "bb", "ccc")
 client_app = ClientApp(mods=[secaggplus_mod])
@@ -38,51 +38,17 @@ def main(grid: Grid, context: Context) -> Result:
     return strategy.start(grid, ArrayRecord([np.zeros(3000), np.ones(3)]), num_rounds=1)
 
 
-class Killed(BaseException):
-    """The process of the ServerApp is gone."""
-
-
-def finished(setting: Setting, after: int | None) -> tuple[list[bytes], list[Any], int]:
-    """Run it, killed once after so many calls to the server; arrays, rounds, and how many calls it made."""
-    calls, grid = 0, setting.grid()
-    relay = grid.relay
-    step = relay.call
-
-    def call(*args: Any) -> list[Any]:
-        nonlocal calls
-        reply = step(*args)
-        calls += 1
-        if calls == after:
-            raise Killed
-        return reply
-
-    relay.call = call  # type: ignore[method-assign]
-    try:
-        server_app(grid, grid.context)
-    except Killed:
-        grid = setting.interrupt(grid)
-        server_app(grid, grid.context)
-    finally:
-        relay.call = step  # type: ignore[method-assign]
-    assert grid.result is not None
-    told = [(event.data["train"], event.data["replies"]) for event in setting.told(grid, "round")]
-    arrays = [array.tobytes() for array in grid.result.arrays.to_numpy_ndarrays()]
-    runs.finish(setting.relay, grid.run_id, grid.token, "finished")
-    cleanup.clean_run(setting.relay, grid.run_id)
-    return arrays, told, calls
-
-
 def test_secure_aggregation_killed_after_any_call_ends_with_the_same_bits(setting: Setting) -> None:
     for name in NODES:
         setting.node(name, client_app)
-    arrays, told, calls = finished(setting, None)
+    whole = ended(setting, server_app)
     weights = [len(name) for name in NODES]
     mean = sum(update(name)[0] * len(name) for name in NODES) / sum(weights)
-    assert np.allclose(np.frombuffer(arrays[0]), mean, atol=1e-8)
-    assert told == [({"secagg-nodes": 3.0}, 3)]
-    assert calls > 20
-    for after in range(1, calls):
-        assert finished(setting, after)[:2] == (arrays, told), f"killed after call {after} of {calls}"
+    assert np.allclose(np.frombuffer(whole.arrays[0]), mean, atol=1e-8)
+    assert [(told["train"], told["replies"]) for told in whole.rounds] == [({"secagg-nodes": 3.0}, 3)]
+    assert whole.calls > 20
+    for after in range(1, whole.calls):
+        assert ended(setting, server_app, after).same(whole), f"killed after call {after} of {whole.calls}"
 
 
 def everything(relay: Relay) -> bytes:

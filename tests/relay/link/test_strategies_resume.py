@@ -18,7 +18,7 @@ from fedq.relay.grid import RedisGrid
 from tests.apps.strategies.cases import CASES, NODES, Case
 from tests.apps.strategies.scripted import record, scripted_app
 from tests.relay.link.conftest import Setting
-from tests.relay.link.test_grid_resume import Killed
+from tests.relay.link.killing import Killed
 
 FOLDED = 2  # replies of a round that its strategy has had when the ServerApp is lost
 LOST_IN = (1, 3)  # rounds: one without a checkpoint of a round before it, one with all that is kept from round to round
