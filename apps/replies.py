@@ -53,6 +53,11 @@ class Replies(Iterable[Message]):
         seen = set(self._seen)
         return tuple(message_id for message_id in self._message_ids if message_id not in seen)
 
+    @property
+    def unsent(self) -> int:
+        """How many messages were not sent so far: none, but where replies have to keep within a budget."""
+        return 0
+
     def __iter__(self) -> Iterator[Message]:
         newest = _Pass(self)
         self._newest = ref(newest)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections import Counter
 from collections.abc import Iterator, Mapping
@@ -12,11 +13,15 @@ from numpy.typing import NDArray
 
 from fedq.apps.array import Array
 from fedq.apps.arrayrecord import ArrayRecord
+from fedq.apps.configrecord import ConfigRecord
 from fedq.apps.errors import InconsistentReply
 from fedq.apps.metricrecord import MetricRecord
 from fedq.apps.outline import named, numpy_of
 from fedq.apps.reals import inexact, wider
+from fedq.apps.recorddict import RecordDict
+from fedq.apps.strategy.errors import CheckpointError
 from fedq.apps.strategy.exact_sum import BLOCK, ExactSum, magnitude
+from fedq.apps.strategy.partial import read_json
 
 FRACTION_BITS = 40
 """The unit of a sum lies this many bits below the largest value of the array that was sent out."""
@@ -90,6 +95,35 @@ class ArrayAverage:
             {name: Array.from_numpy_ndarray(entry.average(total), copy=False) for name, entry in self._sums.items()}
         )
 
+    def save(self) -> RecordDict:
+        """What was added so far, exactly, for a checkpoint. The arrays are the accumulators themselves: write them
+        before the next record is added.
+        """
+        limbs = ArrayRecord()
+        sums = [
+            [name, *entry.save(str(place), limbs)] for place, (name, entry) in enumerate((self._sums or {}).items())
+        ]
+        state = {"sums": None if self._sums is None else sums, "weights": self._weights}
+        return RecordDict({"state": ConfigRecord({"json": json.dumps(state)}), "limbs": limbs})
+
+    def load(self, kept: RecordDict) -> None:
+        """Take up what `save` gave. Each array is taken out of it as it is copied, so that not all are there twice.
+
+        Raises:
+            CheckpointError: it does not read.
+        """
+        state = read_json(kept, "state")
+        try:
+            limbs = kept.array_records["limbs"]
+            self._weights = [float(weight) for weight in state["weights"]]
+            self._sums = None
+            if state["sums"] is not None:
+                self._sums = {
+                    name: _ArraySum.of(str(place), limbs, *told) for place, (name, *told) in enumerate(state["sums"])
+                }
+        except (KeyError, TypeError, ValueError) as exc:
+            raise CheckpointError(f"the checkpoint holds no sum of replies ({exc!r}); start the run anew") from exc
+
 
 class _ArraySum:
     """The exact weighted sum of arrays of one shape."""
@@ -108,6 +142,37 @@ class _ArraySum:
             if not math.isfinite(largest) or largest == 0.0:
                 largest = 1.0
         return cls(array.shape, array.dtype.kind == "c", math.frexp(largest)[1] - FRACTION_BITS)
+
+    def save(self, prefix: str, limbs: ArrayRecord) -> tuple[object, ...]:
+        """Its accumulators, into `limbs`; and what else `of` is to be told."""
+        told = []
+        for position, bound, index, value in self._sum.limbs():
+            told.append([position, bound, index is None])
+            limbs[f"{prefix}.{position}.value"] = Array.from_numpy_ndarray(value[:], copy=False)
+            if index is not None:
+                limbs[f"{prefix}.{position}.index"] = Array.from_numpy_ndarray(index[:], copy=False)
+        if self.dtype is not None:
+            limbs[f"{prefix}.dtype"] = Array(np.empty(0, dtype=self.dtype))
+        return self.shape, self.is_complex, self._sum.anchor, told
+
+    @classmethod
+    def of(
+        cls,
+        prefix: str,
+        limbs: ArrayRecord,
+        shape: list[int],
+        is_complex: bool,
+        anchor: int,
+        told: list[tuple[int, int, bool]],
+    ) -> _ArraySum:
+        """The one that `save` was called of."""
+        made = cls(tuple(shape), is_complex, anchor)
+        if f"{prefix}.dtype" in limbs:
+            made.dtype = limbs.pop(f"{prefix}.dtype").numpy(copy=False).dtype
+        for position, bound, dense in told:
+            index = None if dense else limbs.pop(f"{prefix}.{position}.index").numpy(copy=False)
+            made._sum.add_limb(position, bound, index, limbs.pop(f"{prefix}.{position}.value").numpy(copy=False))
+        return made
 
     @property
     def nbytes(self) -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 from fedq.apps.arrayrecord import ArrayRecord
@@ -18,17 +18,28 @@ from fedq.apps.strategy.result import Result
 
 @dataclass
 class Progress:
-    """How far a strategy has come. `failed_rounds` are the training rounds since the last that had a usable reply."""
+    """How far a strategy has come.
+
+    Attributes:
+        round: the last that is over.
+        result: the model, and the metrics so far.
+        state: what the strategy keeps besides, as of the end of that round.
+        unfinished: what there is of the next round, where a checkpoint was written in the midst of it.
+        failed_rounds: the training rounds since the last that had a usable reply.
+        last_failure: why its last reply was not.
+    """
 
     round: int
     result: Result
     state: RecordDict = field(default_factory=RecordDict)
+    unfinished: RecordDict = field(default_factory=RecordDict)
     failed_rounds: int = 0
     last_failure: str = ""
 
 
 class Checkpoint:
-    """The records ``strategy-<n>``, ``strategy-<n>.arrays`` and ``strategy-<n>.state.*`` in a Context's state.
+    """The records ``strategy-<n>``, ``strategy-<n>.arrays``, ``strategy-<n>.state.*`` and, in the midst of a round,
+    ``strategy-<n>.unfinished.*`` in a Context's state.
 
     Args:
         grid: where the Context is; without one nothing is kept.
@@ -66,10 +77,10 @@ class Checkpoint:
             )
         except (KeyError, TypeError, ValueError, AttributeError) as exc:
             raise self._foreign(f"it does not read: {exc}") from exc
-        prefix = f"{self._name}.state."
-        for name, kept in context.state.items():
-            if name.startswith(prefix):
-                progress.state[name.removeprefix(prefix)] = kept
+        for prefix, records in self._several(progress):
+            for name, kept in context.state.items():
+                if name.startswith(prefix):
+                    records[name.removeprefix(prefix)] = kept
         return progress
 
     def write(self, progress: Progress, folded: Iterable[str]) -> None:
@@ -93,13 +104,17 @@ class Checkpoint:
             }
         )
         context.state[f"{self._name}.arrays"] = result.arrays
-        prefix = f"{self._name}.state."
-        for name in [name for name in context.state if name.startswith(prefix)]:
-            if name.removeprefix(prefix) not in progress.state:
-                del context.state[name]
-        for name, record in progress.state.items():
-            context.state[f"{self._name}.state.{name}"] = record
+        for prefix, records in self._several(progress):
+            for name in [name for name in context.state if name.startswith(prefix)]:
+                if name.removeprefix(prefix) not in records:
+                    del context.state[name]
+            for name, record in records.items():
+                context.state[f"{prefix}{name}"] = record
         context.save(folded=folded)
+
+    def _several(self, progress: Progress) -> Iterator[tuple[str, RecordDict]]:
+        yield f"{self._name}.state.", progress.state
+        yield f"{self._name}.unfinished.", progress.unfinished
 
     def _foreign(self, what: str) -> CheckpointError:
         return CheckpointError(

@@ -66,6 +66,7 @@ class CompressedBroadcast(Strategy):
         self.precision: Precision | None = precision
         self.zstd_level = zstd_level
         self.max_failed_rounds = strategy.max_failed_rounds
+        self.reply_budget = strategy.reply_budget
         self.saves_before_first_round = strategy.saves_before_first_round
         strategy._outer = self
         self._model: ArrayRecord | None = None

@@ -24,6 +24,7 @@ from fedq.apps.strategy.dp_accountant import PrivacyAccountant
 from fedq.apps.strategy.errors import CheckpointError
 from fedq.apps.strategy.fedavg import FedAvg
 from fedq.apps.strategy.folding import number
+from fedq.apps.strategy.partial import PlainPartial
 from fedq.apps.strategy.sampling import Sampler
 from fedq.apps.strategy.strategy import Strategy
 
@@ -95,6 +96,7 @@ class DifferentialPrivacy(Strategy):
         self.noise_multiplier = noise_multiplier
         self.num_sampled_clients = num_sampled_clients
         self.max_failed_rounds = strategy.max_failed_rounds
+        self.reply_budget = strategy.reply_budget
         strategy._outer = self
         self._noise_seed = noise_seed
         self._model: ArrayRecord | None = None
@@ -155,6 +157,7 @@ class DifferentialPrivacy(Strategy):
                 f"{type(self).__name__} compares the replies with the model that was sent: call configure_train first"
             )
         self._admitted = []
+        self._keep_beside(admitted=PlainPartial(self._tell_admitted, self._take_admitted))
         examined = self._examined(replies, self._model)
 
         def noised(average: ArrayRecord) -> ArrayRecord:
@@ -280,6 +283,12 @@ class DifferentialPrivacy(Strategy):
             "%d rounds have spent epsilon %.4g at delta %g", self.accountant.rounds, epsilon, self.accountant.delta
         )
         return MetricRecord({**(metrics or {}), "epsilon": epsilon})
+
+    def _tell_admitted(self) -> object:
+        return [[reply.message_id, reply.weight, reply.clipped] for reply in self._admitted]
+
+    def _take_admitted(self, kept: list[tuple[str, float, bool]]) -> None:
+        self._admitted = [Admitted(*told) for told in kept]
 
     def _examined(self, replies: Iterable[Message], sent: ArrayRecord) -> Iterator[Message]:
         for reply in replies:

@@ -129,6 +129,41 @@ class ExactSum:
             result[start:stop] = self._rounded(start, stop, divisor)
         return result
 
+    def limbs(self) -> Iterator[tuple[int, int, NDArray[np.int64] | None, NDArray[np.int64]]]:
+        """What it consists of, for `add_limb` of another: position and bound of each limb; the indices of its values,
+        or None where it has one for each element; the values. The arrays are its own: the next term changes them.
+        """
+        for position in sorted(self._limbs):
+            limb = self._limbs[position]
+            limb.settle()
+            if limb.dense is not None:
+                yield position, limb.bound, None, limb.dense
+            else:
+                yield position, limb.bound, limb.index, limb.value
+
+    def add_limb(self, position: int, bound: int, index: NDArray[np.int64] | None, value: NDArray[np.int64]) -> None:
+        """Take up what `limbs` of a sum of the same size and anchor gave; the arrays are copied.
+
+        Raises:
+            ValueError: it cannot be of such a sum.
+        """
+        length = self.size if index is None else index.size
+        if value.shape != (length,) or value.dtype != np.int64 or not 0 <= bound <= _ROOM:
+            raise ValueError(f"limb {position} does not fit a sum of {self.size} elements")
+        if index is not None and (
+            index.dtype != np.int64
+            or np.any(index[1:] <= index[:-1])
+            or (index.size and not 0 <= index[0] <= index[-1] < self.size)
+        ):
+            raise ValueError(f"limb {position} has indices that are none of a sum of {self.size} elements")
+        limb = _Limb(self.size)
+        limb.bound = bound
+        if index is None:
+            limb.dense = np.array(value)
+        else:
+            limb.index, limb.value = np.array(index), np.array(value)
+        self._limbs[position] = limb
+
     def _rounded(self, start: int, stop: int, divisor: float) -> NDArray[np.float64]:
         # Digits in [-2**45, 2**45) at fixed positions are unique to a number, so whatever is computed from them depends
         # on the exact sum alone and not on how the limbs came to hold it.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from fedq.apps.arrayrecord import ArrayRecord
@@ -18,6 +18,7 @@ from fedq.apps.recorddict import RecordDict
 from fedq.apps.strategy.averaging import ArrayAverage
 from fedq.apps.strategy.errors import CheckpointError
 from fedq.apps.strategy.folding import FoldedMetrics, MetricsAggregation, UsableReply
+from fedq.apps.strategy.partial import Partial
 from fedq.apps.strategy.sampling import Sampler
 from fedq.apps.strategy.strategy import Strategy
 
@@ -61,6 +62,12 @@ class FedAvg(Strategy):
         node_timeout: seconds to wait for `min_available_nodes` before the run fails; None: without limit.
         max_failed_rounds: the run fails after so many training rounds in a row without a usable reply, and at its end
             when no training round had one; None: never.
+        reply_budget: bytes of the server's memory that the replies of a training round may take; None: as much as they
+            need, which is one model for each node asked. With a budget only as many messages are out at a time as there
+            is room for their replies; when half of it is taken, what is summed up so far is saved in a checkpoint in
+            mid-round, and the replies in it are freed. The result has the same bits. The server needs no more than the
+            budget and four times the model (of float32 or float64), and what a subclass keeps from round to round.
+            At least 2.3 times the model. Nodes beyond the room begin later: a round takes longer where training does.
     """
 
     def __init__(
@@ -82,6 +89,7 @@ class FedAvg(Strategy):
         seed: int | None = None,
         node_timeout: float | None = 300.0,
         max_failed_rounds: int | None = 3,
+        reply_budget: int | None = None,
     ) -> None:
         for name, fraction in (("fraction_train", fraction_train), ("fraction_evaluate", fraction_evaluate)):
             if not 0.0 <= fraction <= 1.0:
@@ -90,6 +98,8 @@ class FedAvg(Strategy):
             raise ValueError(f"min_replies must be at least 1, not {min_replies}")
         if on_offline not in ("wait", "fail"):
             raise ValueError(f"on_offline must be 'wait' or 'fail', not {on_offline!r}")
+        if reply_budget is not None and reply_budget < 1:
+            raise ValueError(f"reply_budget is a number of bytes, not {reply_budget}")
         self.fraction_train = fraction_train
         self.fraction_evaluate = fraction_evaluate
         self.min_train_nodes = min_train_nodes if fraction_train else 0
@@ -106,6 +116,7 @@ class FedAvg(Strategy):
         self.seed = seed
         self.node_timeout = node_timeout
         self.max_failed_rounds = max_failed_rounds
+        self.reply_budget = reply_budget
         self._sampler: Sampler | None = None
         self._sent: ArrayRecord | None = None
         self._folded = 0
@@ -158,7 +169,12 @@ class FedAvg(Strategy):
         Where no round was configured before, the first usable reply decides on names and shapes of the arrays.
         """
         average = ArrayAverage(self._sent)
-        metrics = self.fold(replies, lambda reply: average.add(reply.arrays, reply.weight), self.train_metrics_aggr_fn)
+        metrics = self.fold(
+            replies,
+            lambda reply: average.add(reply.arrays, reply.weight),
+            self.train_metrics_aggr_fn,
+            partial={"average": average},
+        )
         arrays = average.result()
         if arrays is not None:
             if self._privatize is not None:
@@ -196,6 +212,7 @@ class FedAvg(Strategy):
         replies: Iterable[Message],
         take: Callable[[UsableReply], None] | None,
         aggregate: MetricsAggregation | None,
+        partial: Mapping[str, Partial] | None = None,
     ) -> FoldedMetrics:
         """Go through the replies, hand the usable ones to `take` and return their metrics; count the others as failed.
 
@@ -203,9 +220,13 @@ class FedAvg(Strategy):
             replies: iterated once; none is kept.
             take: called with each reply as it arrives. An `InconsistentReply` that it raises makes the reply a failure.
             aggregate: what `FoldedMetrics.result` is to use in place of the weighted average.
+            partial: by names, all that `take` sums up in, so that a checkpoint in the midst of the round can hold it.
+                Without it the strategy cannot keep a `reply_budget`.
         """
-        self._folded = 0
         metrics = FoldedMetrics(self.weighted_by_key, aggregate)
+        if partial is not None:
+            self.keep_partial(metrics=metrics, **partial)
+        self._folded = len(metrics)
         for reply in replies:
             if reply.has_error():
                 reason = reply.error.reason or "no reason was given"

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import math
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
 
 from fedq.apps.arrayrecord import ArrayRecord
+from fedq.apps.configrecord import ConfigRecord
 from fedq.apps.errors import InconsistentReply
 from fedq.apps.message import Message
 from fedq.apps.metricrecord import MetricRecord
 from fedq.apps.recorddict import RecordDict
 from fedq.apps.strategy.averaging import MetricAverage
+from fedq.apps.strategy.errors import CheckpointError
+from fedq.apps.strategy.partial import read_json
 
 log = logging.getLogger(__name__)
 
@@ -97,6 +101,32 @@ class FoldedMetrics:
         if partly := average.partly_reported:
             log.warning("not all replies report %s alike; averaged over those that do", ", ".join(partly))
         return average.result()
+
+    def save(self) -> RecordDict:
+        """What was added so far, for a checkpoint."""
+        kept = RecordDict()
+        told = []
+        for place, (key, metrics, weight, small) in enumerate(self._kept):
+            told.append([*key, weight, None if small is None else list(small)])
+            kept[f"{place}"] = metrics
+            for name, record in (small or {}).items():
+                kept[f"{place}.{name}"] = record
+        kept["metrics"] = ConfigRecord({"json": json.dumps(told)})
+        return kept
+
+    def load(self, kept: RecordDict) -> None:
+        """Take up what `save` gave.
+
+        Raises:
+            CheckpointError: it does not read.
+        """
+        try:
+            for place, (node, message_id, weight, names) in enumerate(read_json(kept, "metrics")):
+                small = None if names is None else RecordDict({name: kept[f"{place}.{name}"] for name in names})
+                metrics = kept.metric_records[f"{place}"]
+                self._kept.append(((str(node), str(message_id)), metrics, float(weight), small))
+        except (KeyError, TypeError, ValueError) as exc:
+            raise CheckpointError(f"the checkpoint holds no metrics of replies ({exc!r}); start the run anew") from exc
 
 
 def number(value: float) -> float:

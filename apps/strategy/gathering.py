@@ -59,6 +59,11 @@ class Gathering(FedAvg):
         )
         if memory_limit < 0:
             raise ValueError(f"memory_limit is a number of bytes, not {memory_limit}")
+        if self.reply_budget is not None:
+            raise ValueError(
+                f"{type(self).__name__} needs all replies of a round at once and frees none before its end: "
+                "reply_budget is for strategies that sum up"
+            )
         self.memory_limit = memory_limit
 
     @abstractmethod

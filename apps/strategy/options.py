@@ -16,3 +16,4 @@ class RoundOptions(TypedDict, total=False):
     seed: int | None
     node_timeout: float | None
     max_failed_rounds: int | None
+    reply_budget: int | None

@@ -19,6 +19,7 @@ from fedq.apps.strategy.fedavg import FedAvg
 from fedq.apps.strategy.folding import MetricsAggregation, UsableReply, number
 from fedq.apps.strategy.moments import stepped
 from fedq.apps.strategy.options import RoundOptions
+from fedq.apps.strategy.partial import Partial, PlainPartial
 
 log = logging.getLogger(__name__)
 
@@ -114,7 +115,11 @@ class QFedAvg(FedAvg):
             powers.append(power)
             steps.append(step)
 
-        metrics = self.fold(replies, take, self.train_metrics_aggr_fn)
+        def resume(kept: list[list[float]]) -> None:
+            powers[:], steps[:] = kept
+
+        partial: dict[str, Partial] = {"average": average, "steps": PlainPartial(lambda: [powers, steps], resume)}
+        metrics = self.fold(replies, take, self.train_metrics_aggr_fn, partial)
         mean = average.result()
         if mean is None:
             return None, metrics.result()

@@ -94,6 +94,11 @@ class SecAggPlus(Strategy):
                 "SecAggPlus hands out an average and no single reply: it wraps FedAvg, or what overrides its `update`, "
                 f"not {type(strategy).__name__}"
             )
+        if strategy.reply_budget is not None:
+            raise ValueError(
+                "SecAggPlus keeps no partial sum in a checkpoint, and its nodes answer all at once: wrap a strategy "
+                "without reply_budget"
+            )
         if num_neighbours is not None and (num_neighbours < 2 or num_neighbours % 2):
             raise ValueError(f"num_neighbours must be even and at least 2, not {num_neighbours}")
         if not 0.5 < threshold < 1.0:

@@ -12,6 +12,7 @@ from typing import Any
 from fedq.apps.arrayrecord import ArrayRecord
 from fedq.apps.compression import restored
 from fedq.apps.configrecord import ConfigRecord
+from fedq.apps.errors import StrategyError
 from fedq.apps.grid import JSON, Grid
 from fedq.apps.message import Message
 from fedq.apps.metricrecord import MetricRecord
@@ -19,7 +20,9 @@ from fedq.apps.recorddict import RecordDict
 from fedq.apps.replies import Replies
 from fedq.apps.strategy.checkpoint import Checkpoint, Progress, finite
 from fedq.apps.strategy.errors import NoUsableReplies
+from fedq.apps.strategy.partial import Partial, RosterGrid, Unfinished
 from fedq.apps.strategy.result import Result
+from fedq.apps.strategy.windowed import Room, WindowedReplies, array_bytes
 
 log = logging.getLogger(__name__)
 
@@ -48,6 +51,9 @@ class Strategy(ABC):
 
     max_failed_rounds: int | None = None
     """The run fails after this many training rounds in a row in which no reply could be used; None: never."""
+
+    reply_budget: int | None = None
+    """Bytes that the replies of a training round may take on the server, see `FedAvg`; None: as many as there are."""
 
     saves_before_first_round: bool = False
     """Whether a checkpoint is written before the first round: for a strategy whose first state is drawn at random."""
@@ -96,6 +102,25 @@ class Strategy(ABC):
         """Ids of messages of the round in progress which the strategy sent itself. None by default."""
         return ()
 
+    def keep_partial(self, **parts: Partial) -> None:
+        """Say what an aggregation has, so that a checkpoint in the midst of its round can hold it (`reply_budget`).
+
+        To be called by `aggregate_train` before it looks at a reply. Where the round was interrupted, each part takes
+        up what was kept of it; the replies that follow are those that are not in it.
+        """
+        self._keep_beside(**parts)
+        if (unfinished := self._outermost._unfinished) is not None:
+            unfinished.complete = True
+
+    def _keep_beside(self, **parts: Partial) -> None:
+        """The same for what a wrapper has, beside what the wrapped strategy is to say."""
+        if (unfinished := self._outermost._unfinished) is not None:
+            unfinished.add(parts)
+
+    @property
+    def _outermost(self) -> Strategy:
+        return self if self._outer is None else self._outer._outermost
+
     @property
     def failures(self) -> tuple[ReplyFailure, ...]:
         """The replies of the round in progress that were not aggregated, as far as `record_failure` was told."""
@@ -133,6 +158,8 @@ class Strategy(ABC):
 
     # Set here and not in __init__, which subclasses need not call.
     _outer: Strategy | None = None  # the one that wraps this one, and keeps its failures
+    _checkpoint: Checkpoint
+    _unfinished: Unfinished | None = None  # in a training round with a budget
     _grid: Grid | None = None
     _round: int = 0
     _phase: str = ""
@@ -179,7 +206,7 @@ class Strategy(ABC):
         self.summary()
 
         grid.strategy_starts += 1
-        checkpoint = Checkpoint(grid, type(self).__name__, grid.strategy_starts)
+        self._checkpoint = checkpoint = Checkpoint(grid, type(self).__name__, grid.strategy_starts)
         progress = checkpoint.read()
         if progress is None:
             progress = checkpoint.first(initial_arrays)
@@ -190,7 +217,8 @@ class Strategy(ABC):
         else:
             # No event here: behind a checkpoint the events of a run that goes on are those of one that never stopped.
             self.load_state(progress.state)
-            log.info("goes on after round %d, from the checkpoint", progress.round)
+            where = "in the midst of the next one" if progress.unfinished else "from the checkpoint"
+            log.info("goes on after round %d, %s", progress.round, where)
         result = progress.result
 
         for server_round in range(progress.round + 1, num_rounds + 1):
@@ -211,7 +239,7 @@ class Strategy(ABC):
                 "seconds": round(time.monotonic() - since, 6),
                 "replies": arrived - len(failed),
                 "failures": len(failed),
-                "unanswered": len(train.unanswered) + len(evaluate.unanswered),
+                "unanswered": len(train.unanswered) + train.unsent + len(evaluate.unanswered),
             }
             grid.emit("round", event)
             log.info("round %d of %d: %s", server_round, num_rounds, event)
@@ -253,12 +281,16 @@ class Strategy(ABC):
         result = progress.result
         self._phase = "train"
         self._prepare(grid, timeout)
-        messages = list(self.configure_train(server_round, result.arrays, config, grid))
-        replies = self._send(messages, grid, timeout)
+        if self.reply_budget is None and not progress.unfinished:
+            messages = list(self.configure_train(server_round, result.arrays, config, grid))
+            replies = self._send(messages, grid, timeout)
+        else:
+            messages, replies = self._send_within_budget(server_round, grid, timeout, config, progress)
         sent = {message.metadata.dst_node_id: message.content for message in messages}
         replies.restore = lambda reply: restored(reply, sent[reply.metadata.src_node_id])
         arrays, metrics = self.aggregate_train(server_round, replies)
         self._end(replies, grid)
+        self._unfinished, progress.unfinished = None, RecordDict()
         if arrays is not None:
             result.arrays = arrays
             progress.failed_rounds = 0
@@ -297,6 +329,38 @@ class Strategy(ABC):
     def _outgoing(self, messages: list[Message]) -> list[Message]:
         """The messages as they are sent, which a wrapper may change."""
         return messages if self._outer is None else self._outer._outgoing(messages)
+
+    def _send_within_budget(
+        self, server_round: int, grid: Grid, timeout: float, config: ConfigRecord, progress: Progress
+    ) -> tuple[list[Message], Replies]:
+        """The messages of a training round, and replies of which only so many are on the server as it has room for."""
+        unfinished = self._unfinished = Unfinished(progress.unfinished)
+        before = self.save_state()
+        roster = RosterGrid(grid, unfinished.rosters)
+        messages = list(self.configure_train(server_round, progress.result.arrays, config, roster))
+        self._failures = [ReplyFailure(**failure) for failure in unfinished.failures]
+        if not messages:
+            return messages, self._send(messages, grid, timeout)
+        room = None if self.reply_budget is None else Room(self.reply_budget, messages)
+        grid.keeps_replies = True
+
+        def save(replies: dict[str, JSON], freed: list[str]) -> None:
+            if not unfinished.complete:
+                raise StrategyError(
+                    f"{type(self).__name__} does not say what it has made of the replies so far, so that none can be "
+                    "freed: give `fold` what it sums up in as `partial`, or do without reply_budget",
+                    run_id=grid.run_id,
+                )
+            parts = unfinished.parts()
+            if room is not None:
+                room.aggregate = replies["aggregate"] = max(room.aggregate, array_bytes(parts))
+            progress.state = before
+            progress.unfinished = RecordDict({**parts, **unfinished.told(roster.rosters, replies, self._failures)})
+            self._checkpoint.write(progress, folded=freed)
+
+        options = self.stream_options(len(messages))
+        sent = self._outgoing(messages)
+        return messages, WindowedReplies(grid, sent, room, save, unfinished.replies, timeout=timeout, **options)
 
     def _end(self, replies: Replies, grid: Grid) -> None:
         len(replies)  # a strategy need not look at all of them, the nodes are waited for all the same

@@ -14,9 +14,11 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from numpy.typing import NDArray
 
-from fedq.apps import Array, ArrayRecord, MetricRecord
+from fedq.apps import Array, ArrayRecord, ConfigRecord, MetricRecord, RecordDict
 from fedq.apps.errors import InconsistentReply
+from fedq.apps.strategy import CheckpointError
 from fedq.apps.strategy.averaging import ArrayAverage, MetricAverage
+from fedq.apps.wire import decode, encode
 
 
 def record(*arrays: NDArray[Any]) -> ArrayRecord:
@@ -54,6 +56,65 @@ def test_every_permutation_gives_the_same_bits_where_float_addition_does_not() -
     orders = list(itertools.permutations(terms))
     assert len({plain(list(order)).tobytes() for order in orders}) > 1, "the test would show nothing"
     assert len({averaged(list(order), terms[0][0]).tobytes() for order in orders}) == 1
+
+
+def kept(records: RecordDict) -> RecordDict:
+    """As it comes out of a checkpoint."""
+    return decode(encode(records).data)
+
+
+@given(
+    hnp.arrays(np.float32, 40, elements=st.floats(-1e6, 1e6, width=32)),
+    st.lists(st.booleans(), min_size=5, max_size=5),
+    st.booleans(),
+)
+def test_a_sum_that_was_kept_in_a_checkpoint_goes_on_with_the_same_bits(
+    base: NDArray[np.float32], saved: list[bool], anchored: bool
+) -> None:
+    terms = [(base * np.float32(10.0 ** (4 * k - 8)), 1.0 + k / 3) for k in range(5)]
+    sent = base if anchored else None
+    average = ArrayAverage(None if sent is None else record(sent))
+    for (array, weight), save in zip(terms, saved, strict=True):
+        if save:
+            before = average
+            average = ArrayAverage()
+            average.load(kept(before.save()))
+            before.add(record(np.ones_like(array)), 3.0)  # what it gave was its own memory
+        average.add(record(array), weight)
+    result = average.result()
+    assert result is not None
+    assert result.to_numpy_ndarrays()[0].tobytes() == averaged(terms, sent).tobytes()
+    assert average.count == 5
+
+
+@pytest.mark.parametrize("dtype", ["float16", "complex128", "int64", ">f8", "bfloat16"])
+def test_a_sum_that_was_kept_has_the_dtype_of_its_terms(dtype: str) -> None:
+    values = np.arange(6).reshape(2, 3).astype(dtype if dtype != "bfloat16" else ml_dtypes.bfloat16)
+    average, again = ArrayAverage(record(values)), ArrayAverage()
+    average.add(record(values), 2.0)
+    again.load(kept(average.save()))
+    for each in (average, again):
+        each.add(record(values), 1.0)
+    one, other = average.result(), again.result()
+    assert one is not None
+    assert one == other
+
+
+def test_a_sum_does_not_take_up_what_is_none() -> None:
+    average = ArrayAverage()
+    average.add(record(np.arange(5.0)), 1.0)
+    for damage in ("sizes", "json", "limbs"):
+        records = kept(average.save())
+        if damage == "limbs":
+            del records["limbs"]
+        elif damage == "json":
+            records["state"] = ConfigRecord({"json": "{"})
+        else:
+            limbs = records.array_records["limbs"]
+            name = next(name for name in limbs if name.endswith("value"))
+            limbs[name] = Array(np.zeros(99, dtype=np.int64))
+        with pytest.raises(CheckpointError, match="start the run anew"):
+            ArrayAverage().load(records)
 
 
 DTYPES = [

@@ -6,6 +6,7 @@ import logging
 import os
 import random
 import signal
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from tests.relay.link import helpers
 
 client = ClientApp()
 ticketed = ClientApp()
+uneven = ClientApp()
 server = ServerApp()
 printing = ServerApp()
 failing = ServerApp()
@@ -26,6 +28,7 @@ waiting = ServerApp()
 dying = ServerApp()
 dying_late = ServerApp()
 dying_buffered = ServerApp()
+dying_within_budget = ServerApp()
 without_main = ServerApp()
 
 
@@ -42,6 +45,16 @@ def train_with_a_ticket(message: Message, context: Context) -> Message:
     reply = train(message, context)
     reply.content.metric_records["metrics"]["ticket"] = random.random()
     return reply
+
+
+@uneven.train()
+def train_unevenly(message: Message, context: Context) -> Message:
+    """The node ``node-<n>`` has n + 1 examples, and takes a step that no other takes."""
+    number = int(context.node_id.removeprefix("node-"))
+    step = np.float32(0.1 * (number + 1) / 3)
+    arrays = [array * step + step for array in message.content.array_records["arrays"].to_numpy_ndarrays()]
+    metrics = MetricRecord({"num-examples": number + 1, "loss": 1.0 / (number + 1)})
+    return Message(RecordDict({"arrays": ArrayRecord(arrays), "metrics": metrics}), reply_to=message)
 
 
 @client.evaluate()
@@ -145,3 +158,33 @@ def die_buffered(grid: Grid, context: Context) -> None:
     options: dict[str, Any] = {"fraction_evaluate": 0.0, "min_available_nodes": 3, "seed": 1}
     strategy = Dying(context, buffer_size=4, train_metrics_aggr_fn=tickets, **options)
     strategy.start(grid, ArrayRecord([np.zeros(3)]), num_rounds=3)
+
+
+@dying_within_budget.main()
+def die_within_budget(grid: Grid, context: Context) -> None:
+    """Sums up with the budget that it is told, and kills its own process in mid-round as often as it is told, behind
+    the third reply that it has had."""
+    file = Path(str(context.run_config.get("file", "")))
+    budget = int(context.run_config.get("budget", 0)) or None
+    strategy = FedAvg(fraction_evaluate=0.0, min_available_nodes=4, reply_budget=budget)
+    aggregate = strategy.aggregate_train
+    taken = 0
+
+    def some(replies: Iterable[Message]) -> Iterator[Message]:
+        nonlocal taken
+        for reply in replies:
+            yield reply
+            taken += 1
+            if taken == 3 and "times" in context.run_config:
+                with file.open("a") as notes:
+                    notes.write(f"{len(context.state)}\n")
+                if len(file.read_text().splitlines()) <= int(context.run_config["times"]):
+                    os.kill(os.getpid(), signal.SIGKILL)
+
+    strategy.aggregate_train = lambda number, replies: aggregate(number, some(replies))  # type: ignore[method-assign]
+    strategy.start(grid, large_model(), num_rounds=2)
+
+
+def large_model() -> ArrayRecord:
+    """96 KiB in arrays that travel by themselves."""
+    return ArrayRecord([np.linspace(-1, 1, 6144, dtype=np.float32) * number for number in range(1, 5)])
