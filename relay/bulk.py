@@ -3,10 +3,15 @@
 redis-py copies each value twice on either way, into memory that the kernel must hand out page by page; for large arrays
 that takes longer than the transfer. Here a value is sent from where it lies and received to where it stays, over a
 connection of redis-py's pool, which opens it, approves it and takes it back.
+
+That takes two things of the connection which redis-py does not promise to keep: its socket, and how its parser makes
+an error of an answer. Where they are not as known here, `directly` is False, and values go by redis-py's commands: the
+same bytes, more slowly.
 """
 
 from __future__ import annotations
 
+import logging
 import socket
 from collections.abc import Callable
 from typing import Any, TypeVar
@@ -16,8 +21,13 @@ from redis import exceptions
 
 T = TypeVar("T")
 
+log = logging.getLogger(__name__)
+
 HEAD = 64
 """Bytes read to learn what an answer is; a few of them may be the value's first."""
+
+NOTHING = (b"$-1", b"_")
+"""No value, in RESP2 and in RESP3."""
 
 
 class Line:
@@ -35,9 +45,10 @@ class Line:
     def read_length(self) -> int | None:
         """The length of the value that comes next, of which the bytes are then to be read; None if there is none."""
         line = self._line()
+        if line in NOTHING:
+            return None
         if line[:1] == b"$":
-            length = int(line[1:])
-            return None if length < 0 else length
+            return int(line[1:])
         raise self._unexpected(line)
 
     def read_value(self) -> bytes | None:
@@ -53,7 +64,7 @@ class Line:
         """So many answers without a value. Raises redis-py's error for the first that is a refusal."""
         for _ in range(count):
             line = self._line()
-            if line[:1] not in b"+:" and line != b"$-1":
+            if line[:1] not in (b"+", b":") and line not in NOTHING:
                 raise self._unexpected(line)
 
     def read_into(self, target: memoryview, received: Callable[[memoryview], object] = lambda part: None) -> None:
@@ -120,22 +131,27 @@ def command(*words: bytes | str | int | memoryview) -> list[bytes | memoryview]:
     return [*parts, head]
 
 
-def over_line(client: redis.Redis, action: Callable[[Line], T]) -> T:
+def directly(client: redis.Redis, action: Callable[[Line], object]) -> bool:
     """Do ``action`` on a line of the client; again, as redis-py does with a command, where the connection was lost.
 
-    Whatever else ends it half-way closes the connection, so that no answer is left over for the next.
+    Whatever else ends it half-way closes the connection, so that no answer is left over for the next. False: the client
+    has no lines, and nothing was done.
     """
     pool = client.connection_pool
+    if not str(pool.connection_class.__module__).startswith("redis."):
+        return False  # of a simulated server
     connection: Any = pool.get_connection()
 
-    def attempt() -> T:
+    def attempt() -> None:
         if connection._sock is None:
             connection.connect()
-        return action(Line(connection))
+        action(Line(connection))
 
     try:
-        done: T = connection.retry.call_with_retry(attempt, lambda _: connection.disconnect())
-        return done
+        if not _is_known(connection):
+            return False
+        connection.retry.call_with_retry(attempt, lambda _: connection.disconnect())
+        return True
     except BaseException:
         connection.disconnect()
         raise
@@ -143,6 +159,17 @@ def over_line(client: redis.Redis, action: Callable[[Line], T]) -> T:
         pool.release(connection)
 
 
-def has_lines(client: redis.Redis) -> bool:
-    """Whether the client's connections are sockets; those of a simulated server are not."""
-    return str(client.connection_pool.connection_class.__module__).startswith("redis.")
+def _is_known(connection: Any) -> bool:
+    """Whether a connected connection has what a line takes of it."""
+    parser = getattr(connection, "_parser", None)
+    known = isinstance(getattr(connection, "_sock", None), socket.socket) and all(
+        callable(getattr(owner, name, None))
+        for owner, name in (
+            (parser, "parse_error"),
+            (connection, "send_packed_command"),
+            (getattr(connection, "retry", None), "call_with_retry"),
+        )
+    )
+    if not known:
+        log.debug("large arrays go by commands: redis-py %s has other connections than known here", redis.__version__)
+    return known

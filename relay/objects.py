@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from fedq.relay.bulk import Line, command, has_lines, over_line
+from fedq.relay.bulk import Line, command, directly
 from fedq.relay.connection import Relay
 from fedq.relay.errors import Fenced, ObjectCorrupt, ObjectMissing, RelayFull, RunOver
 from fedq.relay.messages import text
@@ -184,15 +184,19 @@ def _send(
 
     if missing:
         with relay.errors():
-            if has_lines(relay.redis):
-                over_line(relay.redis, over_sockets)
-            else:
-                with relay.redis.pipeline(transaction=False) as pipe:
-                    for key, value in (item for values in requests() for item in values):
-                        pipe.set(key, bytes(value), ex=UNFINISHED_TTL, nx=True)
-                        pipe.expire(key, UNFINISHED_TTL, gt=True)
-                    pipe.execute()
+            if not directly(relay.redis, over_sockets):
+                for values in requests():
+                    _send_by_commands(relay, values)
     return sum(sizes.values())
+
+
+def _send_by_commands(relay: Relay, values: Iterable[tuple[str, Buffer]]) -> None:
+    """The same where there is no socket to write to."""
+    with relay.redis.pipeline(transaction=False) as pipe:
+        for key, value in values:
+            pipe.set(key, bytes(value), ex=UNFINISHED_TTL, nx=True)
+            pipe.expire(key, UNFINISHED_TTL, gt=True)
+        pipe.execute()
 
 
 @dataclass(frozen=True, slots=True)
@@ -281,15 +285,13 @@ def _fetch(relay: Relay, sources: Sequence[_Source]) -> dict[str, memoryview]:
 
     if sources:
         with relay.errors():
-            if has_lines(relay.redis):
-                over_line(relay.redis, over_sockets)
-            else:
+            if not directly(relay.redis, over_sockets):
                 for source in sources:
-                    found[source.digest] = _fetch_simulated(relay, source)
+                    found[source.digest] = _fetch_by_commands(relay, source)
     return found
 
 
-def _fetch_simulated(relay: Relay, source: _Source) -> memoryview:
+def _fetch_by_commands(relay: Relay, source: _Source) -> memoryview:
     """The same where there is no socket to read from."""
     client: Any = relay.redis
     count, nbytes = source.opened(client.get(source.manifest))
