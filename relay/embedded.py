@@ -225,6 +225,14 @@ class EmbeddedServer:
         """Whether the server's process lives. Ask in the process that started it."""
         return self._process is not None and self._process.poll() is None
 
+    @property
+    def end(self) -> str | None:
+        """How the server's process ended by itself, in words; None while it runs."""
+        code = self._process.poll() if self._process is not None else None
+        if code is None:
+            return None
+        return f"killed by {signal.Signals(-code).name}" if code < 0 else f"exited with status {code}"
+
     def client(self) -> redis.Redis:
         """A new client; the caller closes it."""
         return redis.Redis.from_url(self.url)
@@ -297,6 +305,21 @@ class EmbeddedServer:
                 self._process.kill()
             self._process.wait()
             self._reap()
+
+    def revive(self) -> bool:
+        """Launch the server again, at the same address and on the same data, if it has ended by itself.
+
+        Does not wait until it answers, which may take a while with much data. Whether it had ended.
+
+        Raises:
+            DirectoryInUse: what the server forked has not ended yet; try again. EmbeddedServerError: no start is
+                possible.
+        """
+        if self._owner != os.getpid() or self.running:
+            return False
+        self._reap()
+        self._launch()
+        return True
 
     def restart(self) -> None:
         """Stop cleanly and start again at the same address, with the same data."""

@@ -10,13 +10,14 @@ import logging
 import os
 import signal
 import time
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
 from fedq.apps.errors import FedqError
 from fedq.relay import scripts
 from fedq.relay.connection import Relay, ServerInfo, patiently, resolve_url, without_password
-from fedq.relay.embedded import EmbeddedServer
+from fedq.relay.embedded import EmbeddedServer, EmbeddedServerError
 from fedq.relay.errors import RelayMisconfigured
 from fedq.relay.housekeeping import KEEP_FAILED, RETENTION, Housekeeper
 from fedq.relay.jobs import AppWorker, ChildContext, ChildSpec, Supervisor
@@ -30,6 +31,8 @@ log = logging.getLogger(__name__)
 
 SAY_AGAIN = 10.0
 """Seconds after which a service that still waits for its server says so again."""
+REVIVE_FIRST, REVIVE_MOST = 0.2, 10.0
+"""Seconds before a private server that has ended is started again: the first time, and the most."""
 KILL_MARGIN = 5.0
 """Seconds beyond the grace time that a worker has to give its run back."""
 
@@ -58,7 +61,8 @@ def run_superlink(
     Args:
         url: the server; None takes FEDQ_REDIS_URL, REDIS_URL or the local one.
         slots: ServerApps at a time.
-        embedded_dir: start a private server with its data there, and write its address to ``url`` in it.
+        embedded_dir: start a private server with its data there, and write its address to ``url`` in it. It is
+            started again whenever it ends by itself.
         log_format: ``text`` or ``json``.
         retention: seconds that ended runs are kept.
         keep_failed: seconds that a failed run can be resumed from its last checkpoint.
@@ -74,9 +78,11 @@ def run_superlink(
     set_up_logging(log_format)
     with contextlib.ExitStack() as stack:
         told = stack.enter_context(StopSignal())
+        keeper: ServerKeeper | None = None
         if embedded_dir is not None:
             server = stack.enter_context(EmbeddedServer(Path(embedded_dir)))
             url = server.url
+            keeper = ServerKeeper(server)
             log.info("%s serves at %s", server.program, without_password(url))
         address = resolve_url(url)
         info = _wait_for(address, told)
@@ -95,12 +101,53 @@ def run_superlink(
         workers = [ChildSpec(f"serverapp-{n}", partial(_work, settings, n, grace)) for n in range(slots)]
         keep_house = partial(_keep_house, address, slots, retention, keep_failed)
         housekeeping = ChildSpec("housekeeping", keep_house, last=True)
-        supervisor = Supervisor([housekeeping, *workers], grace=grace + KILL_MARGIN, told=told)
+        supervisor = Supervisor([housekeeping, *workers], grace=grace + KILL_MARGIN, told=told, beside=keeper)
         status = supervisor.run()
         if supervisor.failure:
             raise SuperLinkFailed(supervisor.failure)
         log.info("SuperLink has ended")
     return status
+
+
+class ServerKeeper:
+    """Starts the private server again when it has ended by itself, as a supervisor of the machine would.
+
+    Called often, by the process that started it; gives the server's pid and the seconds until the next call is due.
+    """
+
+    def __init__(self, server: EmbeddedServer, clock: Callable[[], float] = time.monotonic) -> None:
+        self._server = server
+        self._clock = clock
+        self._pid = server.pid
+        self._launched = clock()
+        self._due: float | None = None
+        self._pause = 0.0
+
+    def __call__(self) -> tuple[int, float | None]:
+        now = self._clock()
+        if self._server.running:
+            self._due = None
+        elif self._due is None:
+            # One that ends again and again must not keep the machine busy.
+            old = now - self._launched >= REVIVE_MOST
+            self._pause = REVIVE_FIRST if old else min(REVIVE_MOST, max(REVIVE_FIRST, 2 * self._pause))
+            self._due = now + self._pause
+            log.warning(
+                "the private server has ended (%s); %s/server.log may tell why",
+                self._server.end,
+                self._server.directory,
+            )
+        elif now >= self._due:
+            try:
+                self._server.revive()
+            except EmbeddedServerError as error:
+                log.warning("the private server does not start again: %s", error)
+                self._pause = min(REVIVE_MOST, 2 * self._pause)
+                self._due = now + self._pause
+            else:
+                self._pid, self._launched, self._due = self._server.pid, now, None
+                log.info("the private server is started again, pid %d", self._pid)
+        return self._pid, None if self._due is None else max(0.0, self._due - now)
 
 
 def _wait_for(address: str, told: StopSignal) -> ServerInfo:

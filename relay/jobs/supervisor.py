@@ -156,6 +156,9 @@ class Supervisor:
         on_event: called with ``(kind, data)``: ``started``, ``died``, ``stopping``, ``killing``.
         backoff: pauses before restarts.
         told: whether SIGTERM came before :meth:`run` could hear it.
+        beside: looks after a process of this one that is none of the children. Called at each turn until the service
+            stops, so also soon after any death. Gives its pid, which is left alone, and the seconds until the next
+            look is due, if any.
 
     :meth:`run` returns 0 after SIGTERM or SIGINT, 1 if a child called the service off (see :attr:`failure`), and also
     when no child is left to run. A second signal, at least a second after the first, kills at once.
@@ -169,6 +172,7 @@ class Supervisor:
         on_event: Callable[[str, dict[str, Any]], None] | None = None,
         backoff: Backoff | None = None,
         told: StopSignal | None = None,
+        beside: Callable[[], tuple[int, float | None]] | None = None,
     ) -> None:
         names = [spec.name for spec in children]
         if len(set(names)) != len(names):
@@ -179,6 +183,8 @@ class Supervisor:
         self._backoff = backoff or Backoff()
         self._on_event = on_event
         self._told = told
+        self._beside = beside
+        self._look_at: float | None = None
         self._states = {spec.name: _State(spec) for spec in children}
         self._wakeup: Wakeup | None = None
         self._stop_since: float | None = None
@@ -230,6 +236,7 @@ class Supervisor:
             self._reap()
             self._sweep()
             if self._stop_since is None:
+                self._look_beside()
                 self._start_due()
                 if not any(state.child is not None or state.due is not None for state in self._states.values()):
                     return
@@ -246,6 +253,8 @@ class Supervisor:
         moments: list[float] = []
         running = [state for state in self._states.values() if state.child is not None]
         if self._stop_since is None:
+            if self._look_at is not None:
+                moments.append(self._look_at)
             moments += [state.due for state in self._states.values() if state.due is not None and state.child is None]
         else:
             moments.append(self._stop_since + self.grace)
@@ -253,6 +262,12 @@ class Supervisor:
         if any(state.child is not None and state.child.pidfd is None for state in running):
             moments.append(now + 1.0)  # SIGCHLD tells; this is for the case that it came before the handler
         return max(0.0, min(moments) - now) if moments else None
+
+    def _look_beside(self) -> None:
+        if self._beside is not None:
+            pid, wait = self._beside()
+            self._foreign.add(pid)
+            self._look_at = None if wait is None else time.monotonic() + wait
 
     # -- starting ----------------------------------------------------------------------------------------------------
 
@@ -455,12 +470,25 @@ class Supervisor:
             state.outgoing = b""
 
     def _emit(self, kind: str, data: dict[str, Any]) -> None:
-        log.info("%s %s", kind, data)
+        log.info("%s", _in_words(kind, data))
         if self._on_event is not None:
             try:
                 self._on_event(kind, data)
             except Exception:
                 log.exception("on_event")
+
+
+def _in_words(kind: str, data: Mapping[str, Any]) -> str:
+    """An event as a line for the service's log."""
+    match kind:
+        case "started":
+            return f"started {data['name']}, pid {data['pid']}"
+        case "died":
+            return f"{data['died']}, pid {data['pid']}, {data['status']} after {data['lived']:.1f} s"
+        case "stopping":
+            return f"stopping; what is running has {data['grace']:g} s"
+        case _:
+            return f"the time is over; killing {', '.join(data['names'])}"
 
 
 def _be(spec: ChildSpec, context: ChildContext) -> int:

@@ -117,7 +117,8 @@ class AppWorker(Worker):
         self.log = log
         self.hostname, self.pid = socket.gethostname(), os.getpid()
         self.records = Records(self)
-        self.executor = executor_for(Isolation(isolation), self)
+        self.isolation = Isolation(isolation)
+        self.executor = executor_for(self.isolation, self)
         self.commands = Commands(client, self.name)
         self._dequeue = Dequeue(client, target.key, target.intermediate_queue_key, self.dequeue_timeout)
         self._job: FedqJob | None = None
@@ -142,7 +143,7 @@ class AppWorker(Worker):
         gc.freeze()
         done = 0
         pauses = Pauses()
-        log.info("worker %s is ready (%s)", self.name, type(self.executor).__name__)
+        log.info("worker %s is ready, isolation %s", self.name, self.isolation.value)
         try:
             while not self.stopping:
                 try:

@@ -21,7 +21,7 @@ from tests.support import RealServer, Service, wait_until
 from tests.support.proxy import CuttingProxy
 from tests.support.services import SCRIPTS
 
-STARTED = re.compile(r"started \{'name': '([\w-]+)', 'pid': (\d+)")
+STARTED = re.compile(r"started ([\w-]+), pid (\d+)")
 SERVER_SETTINGS = {"auto-aof-rewrite-percentage": "0", "maxmemory-policy": "noeviction"}
 AWAY = (redis.exceptions.ConnectionError, redis.exceptions.TimeoutError)
 

@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from pathlib import Path
+
+import redis
+from redis.backoff import NoBackoff
+from redis.retry import Retry
 
 from fedq.relay import SuperLink
 from tests.relay.link import apps
@@ -20,7 +25,7 @@ def test_it_waits_for_a_server_and_ends_when_it_is_told_to(tmp_path: Path) -> No
         assert service.stop() == 0
 
 
-def test_it_brings_a_server_of_its_own(tmp_path: Path) -> None:
+def test_it_brings_a_server_of_its_own_and_starts_it_again_should_it_die(tmp_path: Path) -> None:
     folder = tmp_path / "server"
     command = [sys.executable, "-m", "fedq.cli", "superlink", "--runs", "1", "--embedded", str(folder)]
     for number in (1, 2):
@@ -28,10 +33,22 @@ def test_it_brings_a_server_of_its_own(tmp_path: Path) -> None:
             service.wait_until(lambda: (folder / "url").exists(), "its address is there")
             url = (folder / "url").read_text().strip()
             service.wait_until(lambda: "is ready" in service.output(), "its slot is there")
+            if number == 2:
+                os.kill(server_pid(url), signal.SIGKILL)
+                service.wait_until(lambda url=url: server_pid(url) > 0, "its server is there again")
             with SuperLink.connect(url) as link:
                 assert link.submit(apps.printing, apps.client).result(timeout=60).run_id == number
-            assert service.stop() == 0
+            assert service.stop() == 0, service.output()
     assert not os.path.exists(url.removeprefix("unix://")), "the server has ended with it"
+
+
+def server_pid(url: str) -> int:
+    """The process id of the server there; 0 where none answers."""
+    with redis.Redis.from_url(url, retry=Retry(NoBackoff(), 0)) as client:
+        try:
+            return int(client.info("server")["process_id"])
+        except redis.exceptions.ConnectionError:
+            return 0
 
 
 def test_a_server_that_evicts_is_refused(own_server: RealServer, tmp_path: Path) -> None:
