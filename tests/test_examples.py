@@ -12,8 +12,10 @@ from typing import Any
 import numpy as np
 import pytest
 
+from fedq.apps.history import History
+from fedq.apps.strategy import PrivacyAccountant
 from fedq.apps.testing import Federation, FederationRun, Interrupted
-from tests.cli.deployment import deployment
+from tests.cli.deployment import Deployment, deployment
 from tests.support.examples import EXAMPLES, Project, loaded
 from tests.support.shelves import importable
 
@@ -82,16 +84,47 @@ def test_scikit_learn_interrupted_ends_with_the_same_bits(scikit_learn: Project)
     assert bits(interrupted_and_continued(scikit_learn)) == bits(run(scikit_learn))
 
 
+# -- on a federation ---------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def federation(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployment]:
+    """A node for each of ``NODES``."""
+    with deployment(tmp_path_factory.mktemp("federation")) as running:
+        yield running
+
+
+def trained_on(federation: Deployment, name: str, folder: Path, **config: Any) -> History:
+    """What ``fedq run examples/NAME --follow`` and ``fedq pull`` leave in a folder: arrays and history."""
+    words = [word for key, value in {**config, "min-nodes": NODES}.items() for word in ("-c", f"{key}={value}")]
+    told = json.loads(federation.fedq("run", EXAMPLES / name, "--follow", "--json", *words, timeout=300.0))
+    assert told["status"] == "finished"
+    federation.fedq("pull", told["run_id"], "-o", folder)
+    return History.from_json((folder / "history.json").read_text(encoding="utf-8"))
+
+
 @pytest.mark.slow
-def test_scikit_learn_runs_on_a_federation_and_computes_the_same_bits(scikit_learn: Project, tmp_path: Path) -> None:
+def test_scikit_learn_runs_on_a_federation_and_computes_the_same_bits(
+    scikit_learn: Project, federation: Deployment, tmp_path: Path
+) -> None:
     rounds = {"num-rounds": 2, "local-epochs": 1}
-    with deployment(tmp_path / "federation") as federation:
-        words = [word for name, value in {**rounds, "min-nodes": NODES}.items() for word in ("-c", f"{name}={value}")]
-        told = json.loads(federation.fedq("run", scikit_learn.path, "--follow", "--json", *words))
-        federation.fedq("pull", told["run_id"], "-o", tmp_path / "result")
-    with np.load(tmp_path / "result" / "arrays.npz") as arrays:
+    history = trained_on(federation, "scikit_learn", tmp_path, **rounds)
+    with np.load(tmp_path / "arrays.npz") as arrays:
         assert [arrays[name].tobytes() for name in arrays.files] == bits(run(scikit_learn, **rounds))
-    assert [ended["number"] for ended in told["rounds"]] == [1, 2]
+    assert [ended.number for ended in history.trained] == [1, 2]
+
+
+@pytest.mark.slow
+def test_digits_with_differential_privacy_tell_on_a_federation_what_each_round_has_cost(
+    federation: Deployment, tmp_path: Path
+) -> None:
+    config = {"num-rounds": 2, "local-epochs": 1, "noise-multiplier": 4.0}
+    history = trained_on(federation, "dp_digits", tmp_path, **config)
+    accountant = PrivacyAccountant(1e-5)
+    for ended in history.trained:
+        accountant.add(4.0)
+        assert ended.train["epsilon"] == pytest.approx(accountant.epsilon)
+        assert ended.replies == NODES
 
 
 # -- FedBuff -----------------------------------------------------------------------------------------------------------
@@ -138,11 +171,12 @@ def test_a_third_of_the_nodes_is_slow_by_the_same_factors_in_each_run(stragglers
     assert all(5.0 <= factor <= 10.0 for factor in sorted(factors)[4:])
 
 
-def test_fedbuff_is_as_accurate_in_less_than_half_of_the_time_that_waiting_for_stragglers_takes(
+def test_what_does_not_wait_is_as_accurate_in_half_of_the_time_that_waiting_for_stragglers_takes(
     stragglers: Project,
 ) -> None:
     waiting = seconds_to(stragglers, 0.9, **{"strategy": "fedavg", "num-rounds": 7})
     assert seconds_to(stragglers, 0.9, **{"num-rounds": 20}) < waiting / 2
+    assert seconds_to(stragglers, 0.9, **{"strategy": "fedasync", "num-rounds": 80}) < waiting / 2
 
 
 # -- PyTorch -----------------------------------------------------------------------------------------------------------

@@ -70,7 +70,7 @@ class Deployment:
             *("--config", f"partition-id={number}", "--config", f"num-partitions={len(NODES)}"),
         )
 
-    def fedq(self, *words: object) -> str:
+    def fedq(self, *words: object, timeout: float = 60.0) -> str:
         """What a command prints; it must succeed."""
         done = subprocess.run(
             [str(SCRIPTS / "fedq"), *(str(word) for word in words)],
@@ -78,7 +78,7 @@ class Deployment:
             capture_output=True,
             text=True,
             check=False,
-            timeout=60,
+            timeout=timeout,
         )
         assert done.returncode == 0, done.stderr
         return done.stdout

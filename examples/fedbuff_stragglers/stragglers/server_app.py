@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from fedq.apps import ArrayRecord, Context, Grid, MetricRecord, ServerApp
-from fedq.apps.strategy import FedAvg, FedBuff, Result
+from fedq.apps.strategy import FedAsync, FedAvg, FedBuff, Result
 from stragglers import task
 
 app = ServerApp()
@@ -24,9 +24,19 @@ def main(grid: Grid, context: Context) -> Result:
 
 
 def strategy_named(name: str, buffer_size: int, nodes: int) -> FedAvg:
-    """FedBuff, or FedAvg for comparison: an update of it waits for the slowest node."""
+    """FedBuff, or another for comparison.
+
+    An update of ``fedavg`` waits for the slowest node; one of ``fedavg-quickest`` for the first ``buffer-size``
+    replies, and leaves the others out; ``fedasync`` makes one of every reply.
+    """
     if name == "fedbuff":
         return FedBuff(buffer_size, by_examples=True, fraction_evaluate=0.0, min_available_nodes=nodes)
+    if name == "fedasync":
+        return FedAsync(0.6, fraction_evaluate=0.0, min_available_nodes=nodes)
     if name == "fedavg":
         return FedAvg(fraction_evaluate=0.0, min_train_nodes=nodes, min_available_nodes=nodes)
-    raise ValueError(f"strategy must be 'fedbuff' or 'fedavg', not {name!r}")
+    if name == "fedavg-quickest":
+        return FedAvg(
+            fraction_evaluate=0.0, min_train_nodes=nodes, min_available_nodes=nodes, min_replies=buffer_size, grace=0.0
+        )
+    raise ValueError(f"strategy must be 'fedbuff', 'fedasync', 'fedavg' or 'fedavg-quickest', not {name!r}")

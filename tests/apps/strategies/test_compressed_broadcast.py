@@ -235,6 +235,19 @@ def test_an_interrupted_run_ends_with_the_same_bits(checkpoint: int) -> None:
     assert run.executions == whole.executions
 
 
+def test_with_a_reply_budget_the_small_model_goes_down_and_the_bits_are_the_same() -> None:
+    seen: list[Message] = []
+
+    def make(**options: Any) -> Callable[[], Strategy]:
+        return lambda: CompressedBroadcast(FedAvg(fraction_evaluate=0.0, **options), precision="float16")
+
+    whole = begun(make(), learning()).execute()
+    run = begun(make(reply_budget=int(2.5 * 4 * SIZE)), learning(seen)).execute()
+    assert model(run).tobytes() == model(whole).tobytes()
+    assert len(run.checkpoints) > len(whole.checkpoints)
+    assert {message.content.array_records["arrays"]["0"].stype for message in seen} == {COMPRESSED}
+
+
 # -- refusals ----------------------------------------------------------------------------------------------------------
 
 
