@@ -175,7 +175,7 @@ class Chaos:
             checkpoint = self.site.checkpoint(self.run)
             fault = self._inject(self.dice.choice(kinds), spaced=True)
             if fault is None:
-                time.sleep(0.02)
+                self.site.listen(self.run, 0.02)
                 continue
             since = fault.since
             before: object = marks[fault.node] if fault.node else checkpoint
@@ -203,7 +203,7 @@ class Chaos:
             pause = time.monotonic() + self.dice.expovariate(1 / self.plan.interval)
             while time.monotonic() < pause:
                 self._undo()
-                time.sleep(0.02)
+                self.site.listen(self.run, min(0.05, max(0.001, pause - time.monotonic())))
 
     def _inject(self, kind: str, *, spaced: bool) -> Fault | None:
         fault = KINDS[kind](self.site, self.dice, spaced)
@@ -216,7 +216,7 @@ class Chaos:
 
     def _undo(self, *, everything: bool = False) -> None:
         for due, fault in list(self.undos):
-            if everything or time.monotonic() >= due:
+            if everything or time.monotonic() >= due or fault.until():
                 self.undos.remove((due, fault))
                 assert fault.undo is not None
                 fault.undo()
@@ -244,7 +244,7 @@ class Chaos:
                 last, changed = now, time.monotonic()
             if time.monotonic() - changed > STUCK:
                 raise Stuck(f"waited {STUCK:g} s for {what}\n{self._state()}")
-            time.sleep(0.01)
+            self.site.listen(self.run, 0.05)
 
     def _state(self) -> str:
         lines = [f"checkpoint {self.site.checkpoint(self.run)}, status {self.site.status(self.run)}"]

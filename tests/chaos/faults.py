@@ -2,29 +2,34 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import random
+import select
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from fedq.relay.keys import GROUP
 from tests.chaos.site import AWAY, Site
-from tests.support import processes
 
 LEASE = 15.0
 """Seconds of the longest lease: who is stopped for longer comes back as a zombie."""
 
-AWAY_FOR = LEASE + 8.0
-"""Seconds after which a message of somebody who is stopped has been taken over: its lease, and a few looks at it."""
+TAKEN_OVER = 120.0
+"""Seconds after which a zombie comes back though nobody has taken over its message, which counts as stuck then."""
+
+RARE = 0.1
+"""The share of a storm's zombies that are made: each one keeps the server and its own node out of the storm."""
 
 
 @dataclass
 class Fault:
     """A fault that was injected.
 
-    ``undo`` is due ``after`` seconds later; recovery counts from ``since`` on, or from the end of ``undo``
-    (``from_undo``), until the run, or ``node``, has got further.
+    ``undo`` is due when ``until`` says so, ``after`` seconds later at the latest; recovery counts from ``since`` on, or
+    from the end of ``undo`` (``from_undo``), until the run, or ``node``, has got further.
     """
 
     kind: str
@@ -34,6 +39,7 @@ class Fault:
     undo: Callable[[], object] | None = None
     from_undo: bool = False
     node: str = ""
+    until: Callable[[], bool] = lambda: False
 
 
 Injection = Callable[[Site, random.Random, bool], Fault | None]
@@ -42,7 +48,7 @@ Injection = Callable[[Site, random.Random, bool], Fault | None]
 
 def horse(site: Site, dice: random.Random, spaced: bool) -> Fault | None:
     """The process that runs a ClientApp is killed."""
-    node = dice.choice(site.names)
+    node = dice.choice(site.exposed)
     if spaced and not site.busy(node):
         return None
     horses = site.horses(node)
@@ -55,7 +61,7 @@ def horse(site: Site, dice: random.Random, spaced: bool) -> Fault | None:
 
 def worker(site: Site, dice: random.Random, spaced: bool) -> Fault | None:
     """A worker of a node is killed; the process that runs its ClientApp has to go with it."""
-    node = dice.choice(site.names)
+    node = dice.choice(site.exposed)
     workers = site.workers(node)
     if not workers or (spaced and not site.busy(node)):
         return None
@@ -66,7 +72,7 @@ def worker(site: Site, dice: random.Random, spaced: bool) -> Fault | None:
 
 def node(site: Site, dice: random.Random, spaced: bool) -> Fault | None:
     """A whole SuperNode is killed, and started again some time later."""
-    name = dice.choice(site.names)
+    name = dice.choice(site.exposed)
     if not site.services[name].running:
         return None
     site.services[name].kill()
@@ -97,7 +103,7 @@ def superlink(site: Site, dice: random.Random, spaced: bool) -> Fault | None:
 
 def redis(site: Site, dice: random.Random, spaced: bool) -> Fault | None:
     """The server is killed, and started again some time later on what its append-only file holds."""
-    if not site.server.running:
+    if not site.server.running or site.sheltered:
         return None
     site.server.kill()
     after = 1.0 if spaced else dice.choice([0.0, 0.5, 2.0, 5.0])
@@ -105,21 +111,21 @@ def redis(site: Site, dice: random.Random, spaced: bool) -> Fault | None:
 
 
 def pause(site: Site, dice: random.Random, spaced: bool) -> Fault | None:
-    """A process is stopped for longer than its lease, and comes back as a zombie; or for a moment."""
-    kind = dice.choice(["horse", "worker", "zombie", "zombie", "dispatcher", "serverapp", "housekeeping", "redis"])
-    place = dice.choice(site.names)
-    if kind == "zombie":
-        return zombie(site, dice, place)
+    """A process is stopped for longer than its lease, or for a moment."""
+    kind = dice.choice(["horse", "worker", "dispatcher", "serverapp", "housekeeping", "redis"])
+    place = dice.choice(site.exposed)
     if kind in ("serverapp", "housekeeping"):
         place = "superlink"
     if kind == "redis":
-        if not site.server.running:
+        if not site.server.running or site.sheltered:
             return None
         pids = [site.server.pid]
     elif not site.services[place].running:
         return None
     elif kind == "horse":
         pids = site.horses(place)
+    elif kind == "worker":
+        pids = list(site.workers(place).values())
     elif kind == "serverapp":
         pids = [*site.horses(place), *site.workers(place).values()]
     else:
@@ -135,41 +141,66 @@ def pause(site: Site, dice: random.Random, spaced: bool) -> Fault | None:
     return Fault("pause", what, since, after, lambda: site.resume(pid), from_undo=kind == "redis")
 
 
-def zombie(site: Site, dice: random.Random, place: str) -> Fault | None:
-    """A worker is stopped together with what executes for it, until another worker has taken over its message.
+def zombie(site: Site, dice: random.Random, spaced: bool) -> Fault | None:
+    """A worker is stopped in the midst of a ClientApp, with all it runs, and comes back when another has taken over.
 
-    What executes comes back first, so that it reaches its commit before anybody tells it that it was overtaken.
+    What executes comes back first, so that it reaches its commit before anybody tells it that it was overtaken. A lease
+    lapses only while the server is there all the time, so in a storm the server, and the node, are spared meanwhile.
     """
-    if not site.services[place].running or not site.busy(place):
+    if site.sheltered or not (spaced or dice.random() < RARE):
         return None
-    families = {worker: site.executing(worker) for worker in site.workers(place).values()}
-    families = {worker: pids for worker, pids in families.items() if pids and worker not in site.stopped}
-    if not families:
+    place = dice.choice(site.names)
+    held = site.held(place)
+    if not held or not site.services[place].running or len(site.workers(place)) < 2:
         return None
-    worker = dice.choice(list(families))
-    family = [*families[worker], worker]
-    if site.isolation == "inline":
-        family.reverse()  # the worker executes, and its child renews
+    claim = dice.choice(held)
     since = time.monotonic()
-    for pid in family:
+    # The worker first, which could start another one.
+    family = [claim.worker]
+    site.pause(claim.worker)
+    family += (children := site.executing(claim.worker))
+    for pid in children:
         site.pause(pid)
+    if claim not in site.held(place) or not children:
+        # It was done before it stood still.
+        for pid in family:
+            site.resume(pid)
+        return None
+    site.sheltered = place
 
     def come_back() -> None:
-        site.resume(family[0])
-        until = time.monotonic() + 0.5
-        while time.monotonic() < until and not processes.gone(family[0]):
-            time.sleep(0.01)
-        for pid in family[1:]:
+        executes = [claim.worker] if site.isolation == "inline" else children
+        for pid in executes:
             site.resume(pid)
+        first_to_end(executes, timeout=1.0)
+        for pid in family:
+            site.resume(pid)
+        site.sheltered = ""
 
-    return Fault(
-        "pause", f"worker {worker} of {place} with all it runs, for {AWAY_FOR:g} s", since, AWAY_FOR, come_back
-    )
+    def taken_over() -> bool:
+        return not any(still.token == claim.token for still in site.held(place))
+
+    what = f"worker {claim.worker} of {place} with all it runs"
+    return Fault("zombie", what, since, TAKEN_OVER, come_back, node=place, until=taken_over)
+
+
+def first_to_end(pids: Sequence[int], timeout: float) -> None:
+    """Wait until one of the processes has ended, ``timeout`` seconds at most."""
+    with contextlib.ExitStack() as stack:
+        watched = []
+        for pid in pids:
+            try:
+                descriptor = os.pidfd_open(pid)
+            except ProcessLookupError:
+                return
+            stack.callback(os.close, descriptor)
+            watched.append(descriptor)
+        select.select(watched, [], [], timeout)
 
 
 def cut(site: Site, dice: random.Random, spaced: bool) -> Fault | None:
     """Some connections to the server are cut, wherever a request or an answer happens to be."""
-    if not site.server.running or site.server.pid in site.stopped:
+    if not site.server.running or site.server.pid in site.stopped or site.sheltered:
         return None
     connections = site.connections()
     if not connections:
@@ -187,7 +218,7 @@ def forget(site: Site, dice: random.Random, spaced: bool) -> Fault | None:
     """The server forgets the scripts, and the consumer group of an inbox."""
     if not site.server.running or site.server.pid in site.stopped:
         return None
-    name = dice.choice(site.names)
+    name = dice.choice(site.exposed)
     try:
         site.client.script_flush()
         site.client.xgroup_destroy(f"fedq:{{0}}:node:{name}:inbox", GROUP)
@@ -196,5 +227,5 @@ def forget(site: Site, dice: random.Random, spaced: bool) -> Fault | None:
     return Fault("forget", f"scripts, and the group of {name}", time.monotonic())
 
 
-ALL = (horse, worker, node, serverapp, superlink, redis, pause, cut, forget)
+ALL = (horse, worker, node, serverapp, superlink, redis, pause, zombie, cut, forget)
 KINDS: dict[str, Injection] = {injection.__name__: injection for injection in ALL}

@@ -6,7 +6,9 @@ import contextlib
 import os
 import re
 import signal
+import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -24,6 +26,16 @@ from tests.support.services import SCRIPTS
 STARTED = re.compile(r"started ([\w-]+), pid (\d+)")
 SERVER_SETTINGS = {"auto-aof-rewrite-percentage": "0", "maxmemory-policy": "noeviction"}
 AWAY = (redis.exceptions.ConnectionError, redis.exceptions.TimeoutError)
+
+
+@dataclass(frozen=True)
+class Held:
+    """A message that a worker is at."""
+
+    message: str
+    token: str
+    worker: int
+    """The worker's process."""
 
 
 class Site:
@@ -53,6 +65,9 @@ class Site:
         self.client: Any = redis.Redis()
         self.stopped: set[int] = set()
         """Processes that were sent SIGSTOP and not yet SIGCONT."""
+        self.sheltered = ""
+        """A node that is left alone, with the server, until a zombie of it is back."""
+        self._heard: dict[str, str] = {}
 
     # -- from start to end --------------------------------------------------------------------------------------------
 
@@ -137,6 +152,11 @@ class Site:
         """The last words of every service."""
         return "\n".join(f"--- {name}:\n{service.output()[-3000:]}" for name, service in self.services.items())
 
+    @property
+    def exposed(self) -> list[str]:
+        """The nodes that may be hit."""
+        return [name for name in self.names if name != self.sheltered]
+
     # -- processes ----------------------------------------------------------------------------------------------------
 
     def children(self, service: str) -> dict[str, int]:
@@ -197,10 +217,29 @@ class Site:
         found: str | None = self._ask(lambda: str(self.client.xinfo_stream(key)["last-generated-id"]))
         return found
 
+    def held(self, node: str) -> list[Held]:
+        """What the workers of a node hold claims of; nothing while the server is away."""
+        found = []
+        for message, value in (self._ask(lambda: self.client.hgetall(f"fedq:{{0}}:node:{node}:claims")) or {}).items():
+            _, token, _, worker = value.decode().split("|")
+            if token:
+                found.append(Held(message.decode(), token, int(worker.rpartition(":")[2])))
+        return found
+
     def busy(self, node: str) -> bool:
         """Whether a worker of the node holds a claim."""
-        values = self._ask(lambda: list(self.client.hvals(f"fedq:{{0}}:node:{node}:claims"))) or []
-        return any(value.split(b"|")[1] for value in values)
+        return bool(self.held(node))
+
+    def listen(self, run: int, seconds: float) -> None:
+        """Wait until the run tells something or a node answers, ``seconds`` at most."""
+        streams = [f"fedq:{{0}}:run:{run}:events", *(f"fedq:{{0}}:node:{name}:replies:{run}" for name in self.names)]
+        cursors = {stream: self._heard.get(stream, "0") for stream in streams}
+        try:
+            raw: Any = self.client.xread(cursors, block=max(1, int(seconds * 1000)))
+        except (*AWAY, redis.exceptions.ResponseError):
+            time.sleep(min(seconds, 0.01))
+            return
+        self._heard |= {stream.decode(): entries[-1][0].decode() for stream, entries in raw}
 
     def _ask(self, question: Any) -> Any:
         try:

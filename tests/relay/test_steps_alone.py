@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from fedq.apps.error import Error, ErrorCode
@@ -22,6 +24,15 @@ def test_a_commit_out_of_turn_is_refused(steps: Steps) -> None:
     assert steps.commit("a", m).outcome is Commit.SUPERSEDED
     assert steps.answered("a", m) is None
     steps.relay.redis.zrem(steps.relay.keys.order("a", steps.run), "an earlier one")
+    assert steps.commit("a", m).outcome is Commit.COMMITTED
+
+
+def test_a_commit_by_way_of_another_messages_entry_is_refused(steps: Steps) -> None:
+    m, other = steps.pushed("a"), steps.pushed("a")
+    steps.claim("a", m)
+    assert steps.commit("a", replace(m, entry=other.entry)).outcome is Commit.SUPERSEDED
+    assert steps.answered("a", m) is None
+    assert [left.message_id for left in steps.inbox("a")] == [m.message_id, other.message_id]
     assert steps.commit("a", m).outcome is Commit.COMMITTED
 
 
