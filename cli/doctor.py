@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from typing import Literal
 from urllib.parse import urlsplit
 
 import click
@@ -14,6 +14,7 @@ from fedq.cli.options import debug_option, json_option, redis_option
 from fedq.cli.orphans import Census, remove, take_census
 from fedq.cli.output import print_json, size, span
 from fedq.cli.problem import Problem
+from fedq.relay import links
 from fedq.relay.connection import Relay, ServerInfo
 from fedq.relay.errors import RelayError
 from fedq.relay.keys import PREFIX
@@ -33,9 +34,6 @@ CVE_2026_23479 = ((7, 2, 0), (8, 6, 2))
 
 SKEW_WARNING, SKEW_SERIOUS = 2.0, 60.0
 """Seconds between this machine's clock and the server's."""
-
-SUPERLINK_SILENT = 30.0
-"""Seconds without a beat after which a SuperLink counts as gone."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -272,11 +270,7 @@ def check_prefix(relay: Relay) -> Iterator[Finding]:
 
 def check_federation(relay: Relay) -> Iterator[Finding]:
     """SuperLinks, pending runs and nodes."""
-    with relay.errors():
-        raw: Any = relay.redis.hgetall(relay.keys.links())
-    now = relay.now()
-    beats = [int(text(value).split("|")[1]) / 1000 for value in raw.values() if "|" in text(value)]
-    live = sum(1 for beat in beats if now - beat < SUPERLINK_SILENT)
+    live = len(links.live(relay))
     pending = [info for info in list_runs(relay, 200) if info.status == "pending"]
     if live:
         yield Finding("ok", "superlinks", f"{live} at work")

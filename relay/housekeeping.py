@@ -21,7 +21,7 @@ from rq.job import JobStatus
 
 from fedq.apps.error import Error, ErrorCode
 from fedq.apps.errors import FedqError
-from fedq.relay import cleanup, messages, nodes, runs, scripts
+from fedq.relay import cleanup, links, messages, nodes, runs, scripts
 from fedq.relay.connection import Relay
 from fedq.relay.errors import RelayError, RelayUnavailable, RunNotFound
 from fedq.relay.host import worker_known_dead
@@ -39,10 +39,6 @@ LEASE = 6.0
 """Seconds that the role outlives the last word of its holder."""
 TURN = 1.0
 """Most seconds between two looks at the runs that are not over."""
-LINK_BEAT = 5.0
-"""Seconds between two words of a SuperLink about its slots."""
-LINK_TTL = 20.0
-"""Seconds after which a silent SuperLink's slots do not count."""
 PRUNE_EVERY = 300.0
 """Seconds between two looks for runs that were kept long enough."""
 JOB_PATIENCE = 15.0
@@ -121,9 +117,10 @@ class Housekeeper:
         now = self.clock()
         if not self._connected:
             self._connect()
-        if now >= self._beat_at + LINK_BEAT:
+        beats = now >= self._beat_at + links.BEAT
+        if beats:
             self._beat_at = now
-            self._beat()
+            links.beat(self.relay, self.name, self.slots)
         lease = nodes.take_lease(self.relay, self.relay.keys.housekeeper(), self.name, lease=LEASE)
         if lease.held and not self.held:
             log.info("housekeeping is done here now")
@@ -131,6 +128,8 @@ class Housekeeper:
         self.held = lease.held
         if not self.held:
             return min(TURN, max(0.05, lease.left))
+        if beats:
+            links.strike_off(self.relay)  # also while no run asks for a slot
         wait = self._look_after_runs()
         if now >= self._pruned_at + PRUNE_EVERY:
             self._pruned_at = now
@@ -151,12 +150,6 @@ class Housekeeper:
             self._connected = False
         self._served_since = None if gone else self._served_since
 
-    def _beat(self) -> None:
-        with self.relay.errors():
-            self.relay.redis.hset(
-                self.relay.keys.links(), self.name, f"{self.slots}|{int(self.relay.now() * 1000)}|{os.getpid()}"
-            )
-
     def _block(self, seconds: float) -> None:
         """Wait until a run has changed, ``seconds`` at most."""
         with self.relay.errors():
@@ -168,8 +161,7 @@ class Housekeeper:
 
     def _leave(self) -> None:
         try:
-            with self.relay.errors():
-                self.relay.redis.hdel(self.relay.keys.links(), self.name)
+            links.leave(self.relay, self.name)
             nodes.drop_lease(self.relay, self.relay.keys.housekeeper(), self.name)
         except FedqError as error:
             log.debug("could not say good-bye: %s", error)
@@ -225,7 +217,7 @@ class Housekeeper:
         if not waiting:
             self._seen.clear()
             return
-        free = self._slots(now) - len(holding)
+        free = sum(links.strike_off(self.relay).values()) - len(holding)
         jobs = {info.run_id: self._job(info) for info in waiting}
         free -= sum(job is not None for job in jobs.values())
         for info in waiting:
@@ -268,22 +260,6 @@ class Housekeeper:
             f"(max_attempts); the last time: {why}"
         )
         runs.finish(self.relay, info.run_id, "", "failed", reason=reason)
-
-    def _slots(self, now: float) -> int:
-        """Slots of the SuperLinks that are there. Forgets those that are not."""
-        with self.relay.errors():
-            raw: Any = self.relay.redis.hgetall(self.relay.keys.links())
-        total, silent = 0, []
-        for name, value in raw.items():
-            slots, at, _ = text(value).split("|")
-            if int(at) / 1000 + LINK_TTL < now:
-                silent.append(name)
-            else:
-                total += int(slots)
-        if silent:
-            with self.relay.errors():
-                self.relay.redis.hdel(self.relay.keys.links(), *silent)
-        return total
 
     # -- jobs ----------------------------------------------------------------------------------------------------------
 

