@@ -15,7 +15,7 @@ import redis
 
 from fedq.relay import runs
 from fedq.relay.connection import Relay
-from fedq.relay.errors import RelayFull, RelayReadOnly, RelayUnavailable, RevisionLost, RunOver, RunStopped
+from fedq.relay.errors import RelayError, RelayFull, RelayReadOnly, RelayUnavailable, RevisionLost, RunOver, RunStopped
 from fedq.relay.journal import fenced, over
 from fedq.relay.messages import text
 from fedq.relay.pauses import Pauses
@@ -55,10 +55,10 @@ class Attempt:
 
     def do(self, action: Callable[[], T], *, drains: bool = False) -> T:
         """``action``, as often as it takes while the server is away (or, for what ``drains``, full)."""
-        pauses = Pauses()
-        give_up = time.monotonic() + PATIENCE
-        said = False
+        pauses: Pauses | None = None
+        give_up, said = 0.0, False
         while True:
+            reason: RelayError
             try:
                 if self._lost:
                     self._recover()
@@ -70,10 +70,14 @@ class Attempt:
                     self.make_sure()  # knows how it ended
                 raise
             except (RelayFull, RelayReadOnly) as error:
-                if isinstance(error, RelayFull) and (not drains or time.monotonic() >= give_up):
+                if isinstance(error, RelayFull) and not drains:
                     raise
-                reason = error  # type: ignore[assignment]
-            if pauses.begun and not said:
+                reason = error
+            if pauses is None:
+                pauses, give_up = Pauses(), time.monotonic() + PATIENCE
+            elif isinstance(reason, RelayFull) and time.monotonic() >= give_up:
+                raise reason
+            elif not said:
                 said = True
                 log.warning("%s; waiting for it", reason)
             time.sleep(pauses.next())

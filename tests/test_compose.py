@@ -21,7 +21,7 @@ import pytest
 import redis as redis_py
 import yaml
 
-from fedq.relay.embedded import find_server
+from fedq.relay.serverprogram import find_server
 from tests.support import Service, free_port, wait_until
 from tests.support.services import SCRIPTS
 

@@ -17,8 +17,9 @@ import redis as redis_py
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
-from fedq.relay import embedded
-from fedq.relay.embedded import DirectoryInUse, EmbeddedServer, EmbeddedServerError, ServerProgramMissing, find_server
+from fedq.relay import embedded, serverprogram
+from fedq.relay.embedded import DirectoryInUse, EmbeddedServer
+from fedq.relay.serverprogram import EmbeddedServerError, ServerProgramMissing, find_server
 from tests.support import RealServer, gone, wait_until
 
 
@@ -199,7 +200,7 @@ def test_while_it_loads_its_data_the_start_waits_as_long_as_it_takes(tmp_path: P
 
 def test_without_any_server_program_the_error_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", "/nowhere")
-    monkeypatch.setattr(embedded, "_packaged_program", lambda: None)
+    monkeypatch.setattr(serverprogram, "_packaged_program", lambda: None)
     with pytest.raises(ServerProgramMissing, match=r"apt install redis-server.*fedq\[embedded\].*FEDQ_REDIS_URL"):
         EmbeddedServer().start()
 
@@ -209,8 +210,8 @@ def test_a_server_program_that_is_too_old_is_passed_over(tmp_path: Path, monkeyp
     old.write_text("#!/bin/sh\necho 'Redis server v=6.0.16 sha=00000000:0 malloc=jemalloc-5.2.1 bits=64 build=1'\n")
     old.chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
-    assert all(program.path != old for program in embedded.server_programs())
-    monkeypatch.setattr(embedded, "_packaged_program", lambda: None)
+    assert all(program.path != old for program in serverprogram.server_programs())
+    monkeypatch.setattr(serverprogram, "_packaged_program", lambda: None)
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(ServerProgramMissing, match=r"redis-server is older than 7\.0"):
         find_server()

@@ -10,7 +10,8 @@ from typing import Any
 
 import redis
 
-from fedq.relay.embedded import EmbeddedServer, Kind, find_server, server_programs
+from fedq.relay.embedded import EmbeddedServer
+from fedq.relay.serverprogram import Kind, find_server, server_programs
 
 
 def server_kinds() -> list[Kind]:
