@@ -17,7 +17,7 @@ from pathlib import Path
 from fedq.apps.errors import FedqError
 from fedq.relay import scripts
 from fedq.relay.connection import Relay, ServerInfo, patiently, resolve_url, without_password
-from fedq.relay.embedded import EmbeddedServer, EmbeddedServerError
+from fedq.relay.embedded import EmbeddedServer
 from fedq.relay.errors import RelayMisconfigured
 from fedq.relay.housekeeping import KEEP_FAILED, RETENTION, Housekeeper
 from fedq.relay.jobs import AppWorker, ChildContext, ChildSpec, Supervisor
@@ -25,6 +25,7 @@ from fedq.relay.jobs.signals import StopSignal
 from fedq.relay.keys import SERVERAPP_QUEUE
 from fedq.relay.logs import set_up_logging
 from fedq.relay.serverapps import ServerAppWork, Settings
+from fedq.relay.serverprogram import EmbeddedServerError
 from fedq.relay.threads import limit_threads
 
 log = logging.getLogger(__name__)

@@ -174,6 +174,29 @@ def test_a_worker_takes_over_when_the_supernode_is_gone(federation: Federation) 
     assert run.metrics(run.push("clinic-a", "train", run.arrays(np.zeros(1))))["count"] == 2
 
 
+@pytest.mark.slow
+def test_a_worker_takes_over_from_a_dispatcher_that_stands_still_when_its_lease_ends(federation: Federation) -> None:
+    """Not sooner: from another machine nobody can tell one that stands still from one that is slow to answer."""
+    site = federation.site(heartbeat=0.5)
+    helper = federation.site(what="worker", heartbeat=0.5, wait=False)
+    wait_until(lambda: "is ready" in helper.service.output(), "the worker is ready")
+    dispatcher = int(site.service.output().split("'dispatcher', 'pid': ")[1].split("}")[0])
+    run = federation.run()
+
+    os.kill(dispatcher, signal.SIGSTOP)
+    try:
+        message = run.push("clinic-a", "train", run.arrays(np.zeros(1)))
+        assert run.metrics(message)["count"] == 1
+    finally:
+        os.kill(dispatcher, signal.SIGCONT)
+
+    # Whoever dispatches now, or were it both: each message is run once.
+    for count in (2, 3, 4):
+        assert run.metrics(run.push("clinic-a", "train", run.arrays(np.zeros(1))))["count"] == count
+    assert site.service.running
+    assert helper.service.running
+
+
 @pytest.mark.parametrize("isolation", FORK_OR_ALL)
 def test_a_server_that_crashes_is_waited_for(crashing: Federation, isolation: str) -> None:
     site = crashing.site(isolation=isolation)

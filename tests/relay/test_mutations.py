@@ -21,6 +21,7 @@ from tests.relay import (
     test_push_checkpoint_and_cleanup,
     test_steps_alone,
     test_steps_look_before_they_write,
+    test_what_the_steps_leave,
 )
 from tests.relay.conftest import Steps, federation
 from tests.relay.machine import Protocol
@@ -31,7 +32,7 @@ SENTENCES = [
     sentence
     for module in (
         *(test_steps_alone, test_steps_look_before_they_write, test_claim_and_commit, test_enqueue_step),
-        test_push_checkpoint_and_cleanup,
+        *(test_push_checkpoint_and_cleanup, test_what_the_steps_leave),
     )
     for name, sentence in vars(module).items()
     if name.startswith("test_") and list(sentence.__annotations__) in (["steps", "return"], ["real_steps", "return"])
