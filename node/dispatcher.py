@@ -275,6 +275,10 @@ class Dispatcher:
         self._served_since = self._clock()
         self._reconcile()
         self._dispatch()
+        if self._inflight:
+            # A job that is taken over may have been on its way to a worker that died, or to one that never got the
+            # answer of a server that died: that shows once it would have arrived.
+            self._reconcile_at = min(self._reconcile_at, self._clock() + LOST_JOB + 0.05)
 
     def _register(self) -> None:
         """Say who we are. A node that may not add itself to the register must have been added by an operator.

@@ -14,7 +14,7 @@ from fedq.node.inbox import Waiting
 from fedq.relay.connection import Relay
 from fedq.relay.jobs.job import FedqJob, FedqQueue, enqueue
 
-LOST_JOB = 1.5
+LOST_JOB = 1.0
 """Seconds after which a job that is neither queued nor claimed counts as lost. Too soon costs a job that comes to
 nothing: the claim decides who runs a message."""
 LOST_KEPT = 1000
