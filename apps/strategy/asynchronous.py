@@ -24,6 +24,7 @@ from fedq.apps.strategy.folding import FoldedMetrics, MetricsAggregation, Usable
 from fedq.apps.strategy.in_flight import Evaluation, InFlight
 from fedq.apps.strategy.result import Result
 from fedq.apps.strategy.sampling import Sampler
+from fedq.apps.strategy.words import round_in_words
 
 log = logging.getLogger(__name__)
 
@@ -449,7 +450,7 @@ class Asynchronous(FedAvg):
             self._flight.training.clear()
             self._flight.buffered.clear()
         grid.emit("round", event)
-        log.info("round %d of %d: %s", self._round, self._rounds, event)
+        log.info("%s", round_in_words(event))
         self._progress.round = self._round
         self._save()
         if not self._flight.buffered:

@@ -148,7 +148,7 @@ class FedAvg(Strategy):
         if self.fraction_train == 0.0:
             return []
         self._sent = arrays
-        nodes = self._sample(grid, self.fraction_train, self.min_train_nodes)
+        nodes = self._sample(grid, "train", self.fraction_train, self.min_train_nodes)
         self.sampled_from = self._pool
         return self._messages(server_round, arrays, config, nodes, MessageType.TRAIN)
 
@@ -158,7 +158,7 @@ class FedAvg(Strategy):
         """One message with the arrays and the config to each sampled node. Sets ``server-round`` in the config."""
         if self.fraction_evaluate == 0.0:
             return []
-        nodes = self._sample(grid, self.fraction_evaluate, self.min_evaluate_nodes)
+        nodes = self._sample(grid, "evaluate", self.fraction_evaluate, self.min_evaluate_nodes)
         return self._messages(server_round, arrays, config, nodes, MessageType.EVALUATE)
 
     def aggregate_train(
@@ -265,13 +265,13 @@ class FedAvg(Strategy):
         self._sampler = Sampler(0)
         self._sampler.state = text
 
-    def _sample(self, grid: Grid, fraction: float, minimum: int) -> list[str]:
+    def _sample(self, grid: Grid, phase: str, fraction: float, minimum: int) -> list[str]:
         nodes, online = self._candidates(grid, minimum)
         self._pool = len(nodes)
         if self._sampler is None:
             self._sampler = Sampler(self.seed if self.seed is not None else _seed_of(grid))
         chosen = self._sampler.sample(nodes, max(int(len(nodes) * fraction), minimum))
-        self._tell(grid, chosen, nodes, online)
+        self._tell(grid, phase, chosen, nodes, online)
         return chosen
 
     def _candidates(self, grid: Grid, minimum: int) -> tuple[list[str], list[str]]:
@@ -279,8 +279,8 @@ class FedAvg(Strategy):
         online = grid.wait_for_nodes(max(self.min_available_nodes, minimum), timeout=self.node_timeout)
         return (grid.get_node_ids(online=False) if self.on_offline == "wait" else online), online
 
-    def _tell(self, grid: Grid, chosen: list[str], nodes: list[str], online: list[str]) -> None:
-        log.info("sampled %d of %d nodes", len(chosen), len(nodes))
+    def _tell(self, grid: Grid, phase: str, chosen: list[str], nodes: list[str], online: list[str]) -> None:
+        log.info("%s: sampled %d of %d nodes", phase, len(chosen), len(nodes))
         if offline := sorted(set(chosen) - set(online)):
             names = ", ".join(offline)
             text = f"waits for {names}, offline; on_offline='fail' leaves out nodes that are not connected"

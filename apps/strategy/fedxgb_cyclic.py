@@ -113,5 +113,5 @@ class FedXgbCyclic(FedAvg):
         self._order += sorted(set(nodes) - set(self._order))
         there = [name for name in self._order if name in set(nodes)]
         chosen = [there[(server_round - 1) % len(there)]]
-        self._tell(grid, chosen, nodes, online)
+        self._tell(grid, "train", chosen, nodes, online)
         return chosen

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from fedq.apps.arrayrecord import ArrayRecord
 from fedq.apps.history import History
 from fedq.apps.metricrecord import MetricRecord
+from fedq.apps.strategy.words import metrics_in_words, size_in_words
 
 
 @dataclass
@@ -32,18 +32,11 @@ class Result:
         return History().take(self)
 
     def __repr__(self) -> str:
-        size = self.arrays.count_bytes()
-        lines = [f"Result: {len(self.arrays)} arrays, {size / 2**20:.3f} MiB"]
+        lines = [f"Result: {len(self.arrays)} arrays, {size_in_words(self.arrays.count_bytes())}"]
         for title, metrics in (
             ("train, nodes", self.train_metrics_clientapp),
             ("evaluate, nodes", self.evaluate_metrics_clientapp),
             ("evaluate, server", self.evaluate_metrics_serverapp),
         ):
-            lines += [f"  {title}, round {number}: {_shown(metrics[number])}" for number in sorted(metrics)]
+            lines += [f"  {title}, round {number}: {metrics_in_words(metrics[number])}" for number in sorted(metrics)]
         return "\n".join(lines)
-
-
-def _shown(metrics: Mapping[str, object]) -> str:
-    return ", ".join(
-        f"{name}={value:.4g}" if isinstance(value, float) else f"{name}={value}" for name, value in metrics.items()
-    )

@@ -23,6 +23,7 @@ from fedq.apps.strategy.errors import NoUsableReplies
 from fedq.apps.strategy.partial import Partial, RosterGrid, Unfinished
 from fedq.apps.strategy.result import Result
 from fedq.apps.strategy.windowed import Room, WindowedReplies, array_bytes
+from fedq.apps.strategy.words import round_in_words, size_in_words
 
 log = logging.getLogger(__name__)
 
@@ -242,7 +243,7 @@ class Strategy(ABC):
                 "unanswered": len(train.unanswered) + train.unsent + len(evaluate.unanswered),
             }
             grid.emit("round", event)
-            log.info("round %d of %d: %s", server_round, num_rounds, event)
+            log.info("%s", round_in_words(event))
             progress.round, progress.state = server_round, self.save_state()
             checkpoint.write(progress, folded=(*train.message_ids, *evaluate.message_ids, *self.further_messages()))
 
@@ -386,4 +387,4 @@ def _place(failure: ReplyFailure) -> tuple[int, str]:
 
 
 def _size(arrays: ArrayRecord) -> str:
-    return f"{len(arrays)} arrays of {arrays.count_bytes() / 2**20:.2f} MiB"
+    return f"{len(arrays)} arrays of {size_in_words(arrays.count_bytes())}"
