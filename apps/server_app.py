@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from typing import TypeAlias, TypeVar
+from typing import TypeVar
 
 from fedq.apps.context import Context
 from fedq.apps.errors import AppIncomplete
@@ -13,9 +13,6 @@ from fedq.apps.lifespan import Lifespan, LifespanFunction, make_lifespan, no_lif
 from fedq.apps.strategy.result import Result
 
 log = logging.getLogger(__name__)
-
-ServerAppCallable: TypeAlias = Callable[[Grid, Context], Result | None]
-"""What a ServerApp's main is: it drives the run through the Grid and may return the run's `Result`."""
 
 Main = TypeVar("Main", bound=Callable[[Grid, Context], object])
 

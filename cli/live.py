@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 import threading
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from types import TracebackType
@@ -13,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Protocol, Self, TextIO
 import click
 
 from fedq.apps.history import History, Round
-from fedq.cli.output import number, span
+from fedq.cli.output import number
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -246,17 +245,3 @@ class Picture:
         if status:
             parts.append(Text(f"  run is {status}", style="dim"))
         return Group(*parts)
-
-
-class Stopwatch:
-    """Seconds since it was made."""
-
-    def __init__(self) -> None:
-        self._start = time.monotonic()
-
-    @property
-    def seconds(self) -> float:
-        return time.monotonic() - self._start
-
-    def __str__(self) -> str:
-        return span(self.seconds)

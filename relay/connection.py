@@ -64,11 +64,6 @@ class ServerInfo:
     aof: bool
     fsync: str
 
-    @property
-    def incarnation(self) -> str:
-        """Changes when the server was restarted or another one took over."""
-        return f"{self.run_id}/{self.role}"
-
 
 def resolve_url(url: str | None = None) -> str:
     """The address to use: the argument, FEDQ_REDIS_URL, REDIS_URL, or the local default."""
@@ -187,13 +182,6 @@ class Relay:
             aof=bool(int(info.get("aof_enabled", 0))),
             fsync=fsync,
         )
-
-    def incarnation(self) -> str:
-        """A short text that changes when the server was restarted or replaced (one small INFO)."""
-        with self.errors():
-            server = self.redis.info("server")
-            role = self.redis.info("replication").get("role", "master")
-        return f"{server.get('run_id', '')}/{role}"
 
     def memory(self) -> tuple[int, int]:
         """Bytes used and the server's limit (0: none)."""

@@ -24,7 +24,6 @@ __all__ = [
 
 # NumPy's own limit on dimensions is 64 from version 2.0 on, 32 before.
 Dimension: TypeAlias = Annotated[int, Meta(ge=0)]
-Shape: TypeAlias = Annotated[tuple[Dimension, ...], Meta(max_length=64)]
 # Where an Array was not made of a NumPy array, its fields are whatever its author wrote.
 AnyShape: TypeAlias = Annotated[tuple[int, ...], Meta(max_length=64)]
 
