@@ -6,6 +6,7 @@ import logging
 
 import msgspec
 
+import fedq.apps.wire as wire
 from fedq.apps.array import Array
 from fedq.apps.arrayrecord import ArrayRecord
 from fedq.apps.compression import restored
@@ -17,12 +18,15 @@ from fedq.apps.message import Message, make_message
 from fedq.apps.message_type import MessageType
 from fedq.apps.mod.compose import ClientAppCallable
 from fedq.apps.recorddict import RecordDict
-from fedq.apps.secagg import identity, keys, stages, vector
+from fedq.apps.secagg import identity, keys, ledger, stages, vector
 
 log = logging.getLogger(__name__)
 
 KEY_FILE = "secagg-key-file"
 """Key of the node config: a file of at least 32 random bytes that seals what the node keeps between the stages."""
+
+
+_INLINE = 4096
 
 
 class _Kept(msgspec.Struct):
@@ -56,7 +60,8 @@ def secaggplus_mod(message: Message, context: Context, call_next: ClientAppCalla
 
     Who gets the keys of whom is told by the server. A node whose config names a ``secagg-identity-file`` signs its
     keys; one with a ``secagg-peers-file`` takes part only if those of all its neighbours are signed by nodes on that
-    list, so that a server which puts keys of its own in their place learns nothing (`fedq.apps.secagg.identity`).
+    list, so that a server which puts keys of its own in their place learns nothing (`fedq.apps.secagg.identity`). One
+    with a ``secagg-ledger-file`` is not fooled by an older Context that is put back (`fedq.apps.secagg.ledger`).
 
     A refusal is an error reply, ``MOD_FAILED_PRECONDITION``, which tells why.
     """
@@ -74,6 +79,7 @@ def secaggplus_mod(message: Message, context: Context, call_next: ClientAppCalla
         if stage == stages.SETUP:
             return _answer(message, config, _setup(session, context))
         kept = _load(context, session)
+        _once(kept, stage, message, context)
         if stage == stages.SHARE:
             return _answer(message, config, _share(kept, stages.decoded(data, stages.ShareRequest), context))
         if stage == stages.COLLECT:
@@ -85,6 +91,22 @@ def secaggplus_mod(message: Message, context: Context, call_next: ClientAppCalla
         reason = f"secaggplus_mod refuses: {exc}"
         log.error(reason)
         return Message(Error(ErrorCode.MOD_FAILED_PRECONDITION, reason), reply_to=message)
+
+
+def _once(kept: _Kept, stage: str, message: Message, context: Context) -> None:
+    """Answer one question only in each stage, if the node keeps a ledger."""
+    if ledger.LEDGER_FILE not in context.node_config:
+        return
+    # What the answer depends on: secrets and message and, where the app trains, the state that it finds.
+    question = keys.commitment(kept.seed) + _told(message.content)
+    if stage == stages.COLLECT:
+        question += _told(RecordDict({n: record for n, record in context.state.items() if n != stages.RECORD}))
+    ledger.once(context.node_config, keys.public_key(kept.mask), stage, question)
+
+
+def _told(content: RecordDict) -> bytes:
+    """Bytes that differ where records do; of large arrays their digests are in it."""
+    return bytes(wire.encode(content, inline_limit=_INLINE).data)
 
 
 def _setup(session: str, context: Context) -> stages.PublicKeys:
