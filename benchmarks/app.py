@@ -198,14 +198,17 @@ def strategy(
     *,
     rounds: int,
     bytes: int,  # noqa: A002
+    budget: int | None = None,
 ) -> dict[str, Any]:
-    """So many rounds of FedAvg with everything that belongs to them: sampling, events, metrics, checkpoints."""
+    """So many rounds of FedAvg with everything that belongs to them: sampling, events, metrics, checkpoints. Replies
+    keep within ``budget`` bytes of the server's memory, if there is one.
+    """
     marks: list[float] = []
 
     def mark(_round: int, _arrays: ArrayRecord) -> None:
         marks.append(time.perf_counter())
 
-    FedAvg(fraction_evaluate=0.0).start(grid, make_model(bytes), rounds, evaluate_fn=mark)
+    FedAvg(fraction_evaluate=0.0, reply_budget=budget).start(grid, make_model(bytes), rounds, evaluate_fn=mark)
     return {"seconds": [after - before for before, after in pairwise(marks)]}
 
 

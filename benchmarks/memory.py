@@ -11,8 +11,11 @@ from benchmarks.options import Options
 from benchmarks.rows import Goal, Row
 
 SMALL_MODEL = 1000
-"""Bytes of the model whose rounds are the start, from which the large one's memory is counted: everything is loaded
-by then, and nothing is large yet."""
+"""Bytes of the model whose rounds are the start, from which the large one's memory is counted, that of the server
+too: everything is loaded and connected by then, and nothing is large yet."""
+
+BUDGET = 6
+"""The reply budget, in models: there is room for four replies beside a partial sum."""
 
 LINGER = 0.1
 """Seconds that a ClientApp stays at work, so that its process is seen also where the watch has to wait for a core."""
@@ -31,16 +34,18 @@ def measure(options: Options) -> Iterator[Row]:
             for nbytes in options.bytes_or(50_000_000):
                 options.say(f"memory: {isolation}, {nodes} nodes")
                 yield from _peaks(Federation(nodes, isolation), nbytes, options)
+                options.say(f"memory: {isolation}, {nodes} nodes, with a reply budget")
+                yield from _peaks_within_budget(Federation(nodes, isolation), nbytes, options)
 
 
 def _peaks(federation: Federation, nbytes: int, options: Options) -> Iterator[Row]:
     rounds = 1 if options.small else max(3, options.repetitions)
     with federation:
-        at_start = federation.server.used_memory()
         app = federation.submit()["pid"]
         services = [pid for name, pid in federation.services.items() if name != "superlink"]
         horse_start = median(_horses(federation, services, max(3, rounds), SMALL_MODEL))
         app_start = peak_rss(app)
+        at_start = federation.server.used_memory()
         horses = [peak - horse_start for peak in _horses(federation, services, rounds, nbytes)]
         app_peak = peak_rss(app) - app_start
         server_peak = federation.server.peak_memory() - at_start
@@ -58,6 +63,38 @@ def _peaks(federation: Federation, nbytes: int, options: Options) -> Iterator[Ro
     allowed = (3 + nodes) * nbytes + SERVER_MARGIN
     yield row("server, peak", [float(server_peak)], Goal("median", "<=", float(allowed)))
     yield row("server, after the run", [float(left)], Goal("median", "<=", 1e6), float(at_start), "before the run")
+
+
+def _peaks_within_budget(federation: Federation, nbytes: int, options: Options) -> Iterator[Row]:
+    """FedAvg with a reply budget, on a server that has done nothing else: it keeps the peak of all its life."""
+    rounds = 1 if options.small else 3
+    budget = BUDGET * nbytes
+    with federation:
+        app = federation.submit()["pid"]
+        federation.ask({"do": "strategy", "rounds": 2, "bytes": SMALL_MODEL})
+        app_start = peak_rss(app)
+        at_start = federation.server.used_memory()
+        federation.ask({"do": "strategy", "rounds": rounds, "bytes": nbytes, "budget": budget})
+        app_peak = peak_rss(app) - app_start
+        server_peak = federation.server.peak_memory() - at_start
+        federation.finish()
+    nodes = len(federation.nodes)
+    for what, peak, goal in (
+        (f"server, peak, budget of {BUDGET} models", server_peak, Goal("median", "<=", float(budget + 4 * nbytes))),
+        (f"ServerApp, peak, budget of {BUDGET} models", app_peak, Goal("ratio", "<=", 4.0)),
+    ):
+        yield Row(
+            "memory",
+            what,
+            federation.isolation,
+            nodes,
+            nbytes,
+            [float(peak)],
+            [float(nbytes)],
+            "the model",
+            "bytes",
+            goal,
+        )
 
 
 def _horses(federation: Federation, services: list[int], rounds: int, nbytes: int) -> list[int]:

@@ -97,6 +97,11 @@ class Unfinished:
             {f"{name}.{key}": record for name, part in self._parts.items() for key, record in part.save().items()}
         )
 
+    def close(self) -> None:
+        """The round is over: let go of what the aggregation has."""
+        self._parts.clear()
+        self._kept = RecordDict()
+
     def told(
         self, rosters: list[list[str]], replies: Mapping[str, JSON], failures: Iterable[ReplyFailure]
     ) -> RecordDict:

@@ -220,6 +220,7 @@ class Strategy(ABC):
             self.load_state(progress.state)
             where = "in the midst of the next one" if progress.unfinished else "from the checkpoint"
             log.info("goes on after round %d, %s", progress.round, where)
+        del initial_arrays  # from the second round on nothing needs them
         result = progress.result
 
         for server_round in range(progress.round + 1, num_rounds + 1):
@@ -291,6 +292,9 @@ class Strategy(ABC):
         replies.restore = lambda reply: restored(reply, sent[reply.metadata.src_node_id])
         arrays, metrics = self.aggregate_train(server_round, replies)
         self._end(replies, grid)
+        replies.restore = None  # which knows the model that was sent; the replies outlast the round
+        if self._unfinished is not None:
+            self._unfinished.close()
         self._unfinished, progress.unfinished = None, RecordDict()
         if arrays is not None:
             result.arrays = arrays

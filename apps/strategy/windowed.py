@@ -103,6 +103,7 @@ class WindowedReplies(Replies):
         self._grace = grace
         self._on_offline = on_offline
         self._unsent = dict(enumerate(messages))
+        self._never_sent = 0
         self._sent: list[tuple[int, str]] = []  # places among the messages, and ids
         self._before: tuple[str, ...] = ()  # freed before the interruption, in the order of arrival
         self._freed: list[str] = []
@@ -150,7 +151,7 @@ class WindowedReplies(Replies):
     @property
     def unsent(self) -> int:
         """How many messages were not sent so far."""
-        return len(self._unsent)
+        return len(self._unsent) + self._never_sent
 
     def __bool__(self) -> bool:
         return bool(self._sent or self._unsent)
@@ -185,6 +186,8 @@ class WindowedReplies(Replies):
                 yield arrived.pop()  # nobody but the caller holds a reply, also while the next one comes
         if self._under_way and self._closing is not None and grid._now() >= self._closing:
             grid.cancel(tuple(self._under_way))
+        # They hold the model, and this object outlasts the round.
+        self._never_sent, self._unsent = len(self._unsent), {}
 
     def _note(self, reply: Message) -> None:
         message_id = reply.metadata.reply_to_message_id

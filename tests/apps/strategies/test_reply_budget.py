@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
@@ -9,6 +10,7 @@ import numpy as np
 import pytest
 
 from fedq.apps import ArrayRecord, Context, Error, Grid, Message, MetricRecord, RecordDict, ServerApp
+from fedq.apps import strategy as strategies
 from fedq.apps.errors import StrategyError
 from fedq.apps.strategy import CompressedBroadcast, FedAvg, FedMedian, SecAggPlus, Strategy
 from fedq.apps.strategy.windowed import Room, array_bytes
@@ -296,6 +298,18 @@ def test_strategies_that_need_all_replies_refuse_a_budget() -> None:
         FedMedian(reply_budget=1000)
     with pytest.raises(ValueError, match="SecAggPlus keeps no partial sum"):
         SecAggPlus(FedAvg(reply_budget=1000))
+
+
+def test_every_strategy_sums_up_within_a_budget_or_is_known_not_to() -> None:
+    sums_up = {"CompressedBroadcast", *(case.name for case in SUMS_UP)}
+    keeps_all = {"FedMedian", "FedTrimmedAvg", "Krum", "MultiKrum", "Bulyan", "FedXgbBagging"}
+    others = {"FedXgbCyclic": "asks one node", "FedAsync": "asynchronous", "FedBuff": "asynchronous", "SecAggPlus": ""}
+    classes = (cls for name in strategies.__all__ if isinstance(cls := getattr(strategies, name), type))
+    concrete = {cls.__name__ for cls in classes if issubclass(cls, Strategy) and not inspect.isabstract(cls)}
+    assert sums_up | keeps_all | set(others) == concrete
+    for name in ("FedAsync", "FedBuff"):
+        with pytest.raises(TypeError, match="reply_budget"):
+            getattr(strategies, name)(reply_budget=1000)
 
 
 def test_a_strategy_that_does_not_say_what_it_has_is_told_how_to() -> None:
