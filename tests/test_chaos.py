@@ -7,12 +7,14 @@ can be given as $CHAOS_SEED. ``scripts/chaos`` runs the same for as long as one 
 from __future__ import annotations
 
 import os
+import re
 import tempfile
 from pathlib import Path
 
 import pytest
 
 from tests.chaos.driver import Plan, chaos
+from tests.chaos.faults import KINDS
 
 FRESH = int(os.environ["CHAOS_SEED"])
 PLANS = [
@@ -67,3 +69,8 @@ def test_a_double_commit_a_lost_message_and_a_second_push_are_told_apart(tmp_pat
     assert found.lost == ["two"]
     assert sorted(found.duplicated) == ["one", "two"]
     assert found.redeliveries == 1
+
+
+def test_every_kind_of_fault_stands_in_the_table_of_the_guarantees() -> None:
+    text = (Path(__file__).parents[1] / "docs" / "guarantees.md").read_text(encoding="utf-8")
+    assert [kind for kind in KINDS if not re.search(rf"\| `{kind}` \|", text)] == []

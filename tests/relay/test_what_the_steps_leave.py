@@ -13,9 +13,9 @@ from tests.relay.conftest import Steps
 CANCELLED = Error(ErrorCode.CANCELLED, "no longer wanted")
 
 
-def array(steps: Steps, fill: bytes, owner: str) -> str:
+def array(steps: Steps, fill: bytes, owner: str, times: int = 1000) -> str:
     """A shared array that was uploaded for ``owner``; its digest."""
-    data = fill * 1000
+    data = fill * times
     digest = objects.digest_of(data)
     objects.upload_shared(steps.relay, steps.run, steps.token, owner, {digest: data})
     return digest
@@ -207,6 +207,33 @@ def test_a_checkpoint_owns_its_arrays_until_the_next_one(steps: Steps) -> None:
     assert owners(steps, first) == {f"{run}:0"}
     assert indexed(steps) == {f"{run}:0 {first}", f"{run}:0 {second}", f"{run}:ctx2 {second}"}
     assert [fields[b"data"] for _, fields in relay.redis.xrange(keys.run_ctx(run))] == [b"two"]
+
+
+def test_an_array_that_a_submit_may_want_too_lasts_as_long_as_the_run_needs_it(steps: Steps) -> None:
+    relay, run = steps.relay, steps.run
+    digests = []
+    # Of a set of owners nobody knows which comes first, so there are some of them.
+    for number in range(8):
+        data = b"both %d" % number * 100
+        objects.upload_bundle(relay, {objects.digest_of(data): data})
+        digests.append(array(steps, b"both %d" % number, str(number), times=100))
+    runs.save_checkpoint(relay, run, steps.token, 0, (b"one", digests))
+    runs.save_checkpoint(relay, run, steps.token, 1, (b"two", ()))
+    for number, digest in enumerate(digests):
+        assert owners(steps, digest) == {"upload", f"{run}:{number}"}
+        assert lasting(steps, shared_keys(steps, digest))
+
+
+def test_a_repeated_submit_leaves_the_app_to_its_run_alone(steps: Steps) -> None:
+    app = b"app" * 100
+    digest = objects.digest_of(app)
+    spec = runs.RunSpec(client_token="the same", client_bundle=digest)
+    objects.upload_bundle(steps.relay, {digest: app})
+    run = runs.submit(steps.relay, spec)
+    objects.upload_bundle(steps.relay, {digest: app})
+    assert owners(steps, digest) == {f"{run}:app", "upload"}
+    assert runs.submit(steps.relay, spec) == run
+    assert owners(steps, digest) == {f"{run}:app"}
 
 
 def test_a_result_owns_its_arrays_until_the_run_is_removed(steps: Steps) -> None:
