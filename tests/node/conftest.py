@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -145,6 +146,10 @@ class Site:
     def wait_online(self) -> Site:
         self.service.wait_until(self.online, f"{self.name} is online")
         return self
+
+    def pid_of(self, child: str) -> int:
+        """The process of the service's that it started last under a name: ``dispatcher``, ``worker-0``."""
+        return int(re.findall(rf"started {child}, pid (\d+)", self.service.output())[-1])
 
     def jobs(self) -> list[FedqJob]:
         """Every job of the node that RQ knows, in the order of creation."""

@@ -69,10 +69,6 @@ def in_the_midst(site: Site, run: HandRun, word: str = "waits") -> int:
     return int(lines(run, word)[0])
 
 
-def worker_of(site: Site) -> int:
-    return int(site.service.output().split("'worker-0', 'pid': ")[1].split("}")[0])
-
-
 def settled(run: HandRun, sent: Mapping[str, str], *, attempts: int) -> None:
     """Everything is answered; the victim's message took ``attempts``, the others were run once."""
     for node in NODES:
@@ -113,7 +109,7 @@ def test_a_worker_killed_with_the_process_that_it_keeps_costs_no_more(federation
     site = serve(federation, isolation)
     process = in_the_midst(site, run)
 
-    os.kill(worker_of(site), signal.SIGKILL)
+    os.kill(site.pid_of("worker-0"), signal.SIGKILL)
 
     wait_until(lambda: processes.gone(process), "the process has gone with its worker")
     wait_until(lambda: len(lines(run, "waits")) == 2, "the app waits again", timeout=30)
