@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Iterable, Iterator
 
 import numpy as np
 
@@ -11,8 +12,10 @@ from fedq.apps.arrayrecord import ArrayRecord
 from fedq.apps.configrecord import ConfigRecord
 from fedq.apps.errors import InconsistentReply, StrategyError
 from fedq.apps.grid import Grid
-from fedq.apps.message import Message
+from fedq.apps.message import Message, make_message
+from fedq.apps.metadata import Metadata
 from fedq.apps.metricrecord import MetricRecord
+from fedq.apps.recorddict import RecordDict
 from fedq.apps.strategy.boosted_trees import BoostedTrees
 from fedq.apps.strategy.fedavg import FedAvg
 from fedq.apps.strategy.folding import ReplyKey, UsableReply
@@ -31,8 +34,9 @@ class FedXgbBagging(FedAvg):
     of which the model keeps only the first node's. And share the learning rate among the nodes, since the trees of a
     round all correct the same error.
 
-    A reply whose array is no such model, or one of another number of features, counts as failed. The number of examples
-    counts for the metrics only.
+    A reply whose array is no such model, or one of another number of features, counts as failed; with an empty first
+    model the number is the one that most replies have, of equally many that of the first node by name. The number of
+    examples counts for the metrics only.
 
     Replies are checked as they arrive; what is held of them are their new trees. Nothing but the model goes from round
     to round. The arguments are those of `FedAvg`.
@@ -57,7 +61,13 @@ class FedXgbBagging(FedAvg):
         ((name, sent),) = self.sent.items()
         held = _bytes(sent)
         model = BoostedTrees(held) if held else None
-        kept: list[tuple[ReplyKey, int, bytes]] = []
+        kept: list[tuple[ReplyKey, int, int, bytes]] = []
+        metadata: dict[str, Metadata] = {}
+
+        def noted() -> Iterator[Message]:
+            for reply in replies:
+                metadata[reply.metadata.reply_to_message_id] = reply.metadata
+                yield reply
 
         def take(reply: UsableReply) -> None:
             arrays = reply.arrays
@@ -67,20 +77,28 @@ class FedXgbBagging(FedAvg):
             trees = BoostedTrees(data)
             if model is not None:
                 model.check(trees)
-            kept.append((reply.key, len(kept), data))
+            kept.append((reply.key, len(kept), trees.features, data))
 
-        metrics = self.fold(replies, take, self.train_metrics_aggr_fn)
+        metrics = self.fold(noted(), take, self.train_metrics_aggr_fn)
         if not kept:
             return None, metrics.result()
         kept.sort()
+        if model is None:
+            ((features, _),) = Counter(features for _, _, features, _ in kept).most_common(1)
+            for (_, message_id), _, other, _ in kept:
+                if other != features:
+                    reason = f"its XGBoost model has {other} features, the one that others are added to has {features}"
+                    self.record_failure(make_message(metadata[message_id], RecordDict()), reason)
+            kept = [item for item in kept if item[2] == features]
         if model is None and len(kept) == 1:
-            made = kept[0][2]
+            made = kept[0][3]
         else:
-            trees = (BoostedTrees(data) for _, _, data in kept)
+            trees = (BoostedTrees(data) for *_, data in kept)
             model = model if model is not None else next(trees)
             model.extend(trees)
             made = model.to_bytes()
-        return ArrayRecord({name: Array(np.frombuffer(made, dtype=np.uint8))}), metrics.result()
+        aggregated = metrics.result(only={place for _, place, _, _ in kept})
+        return ArrayRecord({name: Array(np.frombuffer(made, dtype=np.uint8))}), aggregated
 
 
 def _bytes(array: Array) -> bytes:

@@ -85,6 +85,28 @@ def test_a_reply_that_is_no_model_counts_as_failed(arrays: Arrays, reason: str) 
     assert reason in str(failed["reason"])
 
 
+@pytest.mark.parametrize(
+    ("features", "left", "reason"),
+    [
+        ((9, 3, 3), [2.0, 3.0], "has 9 features, the one that others are added to has 3"),
+        ((9, 3), [1.0], "has 3 features, the one that others are added to has 9"),
+    ],
+)
+def test_where_no_model_was_sent_the_number_of_features_is_that_of_most_replies(
+    features: tuple[int, ...], left: list[float], reason: str
+) -> None:
+    replies = [
+        Reply(tree_model(float(node), features=count), metrics={"loss": float(node)})
+        for node, count in enumerate(features, start=1)
+    ]
+    for order in (range(len(replies)), reversed(range(len(replies)))):
+        found = trained(FedXgbBagging(), NOTHING, [replies], order=list(order))
+        assert leaves(found.models[0]) == left
+        (failed,) = [event.data for event in found.run.events if event.kind == "reply-failed"]
+        assert reason in str(failed["reason"])
+        assert found.result.train_metrics_clientapp[1]["loss"] == sum(left) / len(left)
+
+
 def test_a_model_of_several_arrays_is_refused_before_anything_is_sent() -> None:
     with pytest.raises(StrategyError, match="needs one array with the model, not 2"):
         trained(FedXgbBagging(), {"0": np.zeros(1), "1": np.zeros(1)}, [[Reply(NOTHING)] * 2])
