@@ -75,6 +75,9 @@ class AllowKeysMod:
     """Refuses a reply that holds anything else than these: a list of what may leave forgets less than one of what may
     not.
 
+    It does not look at the Context, in which mods inside (secure aggregation, compression) keep records of their own.
+    That lies at the relay too: ``SizeLimitMod(max_bytes, max_state_bytes=0)`` beside it lets none grow.
+
     Args:
         patterns: shell patterns, compared with record and key together: ``arrays/*``, ``metrics/num-examples``. A
             record without keys is compared as ``record/``.

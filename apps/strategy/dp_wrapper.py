@@ -61,8 +61,8 @@ class DifferentialPrivacy(Strategy):
     once per run from the system's randomness, and the number of the round. The seed is in the checkpoint, which is also
     written before the first round: a run that was interrupted goes on with the same noise. Whoever can read the
     ServerApp's Context can take the noise off. Noise in floating point is no perfect Gaussian (I. Mironov, "On
-    Significance of the Least Significant Bits for Differential Privacy", 2012), and a clipped update is longer than the
-    norm by what rounding to the dtype of the model adds.
+    Significance of the Least Significant Bits for Differential Privacy", 2012), NumPy's generator (PCG64) is none for
+    cryptography, and a clipped update is longer than the norm by what rounding to the dtype of the model adds.
 
     What that guarantees: the node's update replaced by none, its weight kept, moves the average by at most
     ``clipping_norm * s``; the noise is `noise_multiplier` times that. Weights and who answered are not hidden. It is a

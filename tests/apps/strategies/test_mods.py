@@ -234,6 +234,19 @@ def test_only_allowed_names_pass() -> None:
     assert "holds 'metrics/num-examples'" in says(ask(replying(SENT, AllowKeysMod("arrays/*")), asked()))
 
 
+def test_a_context_that_a_list_of_allowed_names_does_not_look_at_is_kept_empty_by_a_limit_of_nothing() -> None:
+    app = ClientApp(mods=[SizeLimitMod(10**6, 0), AllowKeysMod("arrays/*")])
+
+    @app.train()
+    def train(message: Message, context: Context) -> Message:
+        if message.content.config_records["config"]["clipping_norm"] > 1.0:  # type: ignore[operator]
+            context.state["patients"] = ConfigRecord()
+        return Message(RecordDict({"arrays": record(SENT)}), reply_to=message)
+
+    assert not ask(app, asked(1.0)).has_error()
+    assert "the Context has 8 bytes, and 0 are allowed" in says(ask(app, asked(2.0)))
+
+
 def test_arrays_may_be_kept_to_training() -> None:
     app = replying(SENT, train_arrays_only_mod)
     assert not ask(app, asked()).has_error()
