@@ -25,7 +25,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Literal, Self
@@ -180,8 +180,9 @@ class EmbeddedServer:
                 # The kept port first; it may be somebody else's by now.
                 port = self._wanted_port or (kept[0] if attempt == 0 and kept else _free_port())
                 password = kept[1] if kept else secrets.token_urlsafe(24)
-            self._write_configuration(port, password)
-            self._launch()
+            with self._locked_directory() as lock:
+                self._write_configuration(port, password)
+                self._launch(lock)
             try:
                 self._wait_until_ready()
             except EmbeddedServerError:
@@ -232,7 +233,8 @@ class EmbeddedServer:
         if self._owner != os.getpid() or self.running:
             return False
         self._reap()
-        self._launch()
+        with self._locked_directory() as lock:
+            self._launch(lock)
         return True
 
     def restart(self) -> None:
@@ -330,10 +332,9 @@ class EmbeddedServer:
         text = "".join(f"{name} {_quoted(value)}\n" for name, value in directives.items())
         _write_private(self.directory / "server.conf", text)
 
-    def _launch(self) -> None:
+    def _launch(self, lock: int) -> None:
         assert self.directory is not None
         assert self.program is not None
-        lock = self._lock_directory()
         try:
             command: Sequence[str] = [str(self.program.path), str(self.directory / "server.conf")]
             # The kernel's signal comes at the death of the starting *thread*: only the main one lives long enough.
@@ -363,19 +364,19 @@ class EmbeddedServer:
                 )
         except OSError as error:
             raise EmbeddedServerError(f"cannot start {self.program.path}: {error.strerror or error}") from error
-        finally:
-            os.close(lock)
 
-    def _lock_directory(self) -> int:
-        """Take the directory's lock; waits for a server that is just shutting down."""
+    @contextlib.contextmanager
+    def _locked_directory(self, patience: float = 2.0) -> Iterator[int]:
+        """The directory's lock, for the block and for the server that it is passed on to. Waits for a server that is
+        just shutting down; nothing in the directory may be changed without the lock."""
         assert self.directory is not None
         lock = os.open(self.directory / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        give_up = time.monotonic() + 2.0
+        give_up = time.monotonic() + patience
         try:
             while True:
                 try:
                     fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                    return lock
+                    break
                 except BlockingIOError:
                     if time.monotonic() > give_up:
                         raise DirectoryInUse(
@@ -383,9 +384,9 @@ class EmbeddedServer:
                             "use that server: its address is in the file url there"
                         ) from None
                     time.sleep(0.02)
-        except BaseException:
+            yield lock
+        finally:
             os.close(lock)
-            raise
 
     def _wait_until_ready(self) -> None:
         assert self._process is not None
@@ -434,10 +435,12 @@ class EmbeddedServer:
             return
         if self._listen == "unix" and self._url:
             path = self._socket_path()
-            path.unlink(missing_ok=True)
-            if path.parent != self.directory:
-                with contextlib.suppress(OSError):
-                    path.parent.rmdir()
+            # Where somebody else has the lock, a server works here: the socket is that one's.
+            with contextlib.suppress(DirectoryInUse, FileNotFoundError), self._locked_directory(patience=0.2):
+                path.unlink(missing_ok=True)
+                if path.parent != self.directory:
+                    with contextlib.suppress(OSError):
+                        path.parent.rmdir()
         if self._temporary:
             shutil.rmtree(self.directory, ignore_errors=True)
             self.directory = None

@@ -152,13 +152,39 @@ def test_directories_with_blanks_quotes_and_umlauts_work(tmp_path: Path) -> None
         assert client.ping()
 
 
-def test_two_servers_never_share_a_directory(tmp_path: Path) -> None:
-    with EmbeddedServer(tmp_path) as server:
+@pytest.mark.parametrize("listen", ["unix", "loopback"])
+def test_two_servers_never_share_a_directory(listen: Any, tmp_path: Path) -> None:
+    with EmbeddedServer(tmp_path, listen=listen) as server:
         with pytest.raises(DirectoryInUse, match=r"another private server works in .*; stop it"):
-            EmbeddedServer(tmp_path).start()
+            EmbeddedServer(tmp_path, listen=listen).start()
         assert server.running
         with server.client() as client:
             assert client.ping()
+
+
+@pytest.mark.parametrize("listen", ["unix", "loopback"])
+def test_a_server_that_finds_its_directory_in_use_changes_nothing_there(listen: Any, tmp_path: Path) -> None:
+    def files() -> dict[str, bytes]:
+        return {path.name: path.read_bytes() for path in tmp_path.iterdir() if path.is_file()}
+
+    with EmbeddedServer(tmp_path, listen=listen) as server:
+        before = files()
+        with pytest.raises(DirectoryInUse):
+            with EmbeddedServer(tmp_path, listen=listen, maxmemory=50_000_000):
+                pass
+        assert files() == before
+        # By a new connection, which needs the socket.
+        with server.client() as client:
+            assert client.ping()
+
+
+def test_a_stopped_server_takes_nothing_from_the_next_one_in_its_directory(tmp_path: Path) -> None:
+    with EmbeddedServer(tmp_path) as first:
+        first.stop()
+        with EmbeddedServer(tmp_path) as second:
+            first.__exit__(None, None, None)
+            with second.client() as client:
+                assert client.ping()
 
 
 def test_a_directory_that_cannot_be_made_is_an_error_that_names_it(tmp_path: Path) -> None:
