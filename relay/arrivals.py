@@ -40,6 +40,7 @@ class Arrivals:
         self._relay = attempt.relay
         self._run = attempt.run
         self._answers: dict[str, Answer] = {}
+        self._given_up: dict[str, Answer] = {}
         self._cursors: dict[str, str] = {}
         self._looked = 0.0
 
@@ -94,8 +95,16 @@ class Arrivals:
                 self._flights.arrive(text(fields[b"m"]))
 
     def look_up(self) -> None:
-        """After an outage: the answers of everything in ``sent``, whatever the cursors say."""
+        """After an outage: the answers of everything in ``sent``, whatever the cursors say.
+
+        What has arrived and was not given counts for nothing: the server may have lost it, and its node works on the
+        message again, from a Context that knows nothing of the first time.
+        """
         self._cursors.clear()
+        self._answers.clear()
+        self._flights.rewind()
+        for m in self._given_up:
+            self._flights.arrive(m)
         sent = messages.outstanding(self._relay, self._run)
         for m, item in sent.items():
             if m not in self._flights:
@@ -120,13 +129,13 @@ class Arrivals:
     def _batch(self, found: Sequence[str]) -> list[str]:
         """As many of ``found``, in their order, as may be in memory at once; their answers are read."""
         ahead = found[:READ_AHEAD]
-        self._read_answers(ahead)
+        answers = self._read_answers(ahead)
         chosen: list[str] = []
         total = 0
         for m in ahead:
-            if m not in self._answers:
+            if m not in answers:
                 continue
-            total += self._answers[m].nbytes
+            total += answers[m].nbytes
             if chosen and total > READ_BYTES:
                 break
             chosen.append(m)
@@ -169,20 +178,22 @@ class Arrivals:
         error = Error(
             ErrorCode.MESSAGE_UNAVAILABLE, f"the message is no longer in the inbox of {flight.node}; was it removed?"
         )
-        self._answers[flight.message_id] = found.get(flight.message_id) or Answer(
-            message_id=flight.message_id,
-            node=flight.node,
-            run=self._run,
-            ok=False,
-            body=encode_error(error),
-            objects=(),
-            own=(),
-            seq=0,
-            code=int(error.code),
-            attempt=0,
-            nbytes=0,
-            created=self._attempt.server_time(),
-        )
+        self._answers.update(found)
+        if not found:
+            self._given_up[flight.message_id] = Answer(
+                message_id=flight.message_id,
+                node=flight.node,
+                run=self._run,
+                ok=False,
+                body=encode_error(error),
+                objects=(),
+                own=(),
+                seq=0,
+                code=int(error.code),
+                attempt=0,
+                nbytes=0,
+                created=self._attempt.server_time(),
+            )
         self._flights.arrive(flight.message_id)
 
     def _entry(self, flight: Flight) -> str:
@@ -197,10 +208,11 @@ class Arrivals:
 
     def take(self, ids: Sequence[str]) -> list[Message]:
         """The replies to ``ids``, which have arrived. One that was freed meanwhile is left out."""
-        self._attempt.do(lambda: self._read_answers(ids))
+        answers = self._attempt.do(lambda: self._read_answers(ids))
         made: list[Message] = []
         for m in ids:
-            answer = self._answers.pop(m, None)
+            self._answers.pop(m, None)
+            answer = answers.get(m)
             if answer is None:
                 continue
             self._flights.give(m)
@@ -210,10 +222,14 @@ class Arrivals:
     def forget(self, message_id: str) -> None:
         """Its answer was freed."""
         self._answers.pop(message_id, None)
+        self._given_up.pop(message_id, None)
 
-    def _read_answers(self, ids: Sequence[str]) -> None:
-        wanted = [(self._flights[m].node, m) for m in ids if m not in self._answers and m in self._flights]
-        self._answers.update(messages.read_answers(self._relay, wanted))
+    def _read_answers(self, ids: Sequence[str]) -> dict[str, Answer]:
+        """The answers of ``ids``, as far as there are any."""
+        unread = [m for m in ids if m in self._flights and m not in self._answers and m not in self._given_up]
+        self._answers.update(messages.read_answers(self._relay, [(self._flights[m].node, m) for m in unread]))
+        known = self._given_up | self._answers
+        return {m: known[m] for m in ids if m in known}
 
     def _message(self, answer: Answer) -> Message:
         flight = self._flights[answer.message_id]

@@ -55,14 +55,23 @@ class Event:
         return self.kind == "status" and self.data.get("status") in ENDED
 
 
-def emit(relay: Relay, run: int, token: str, checkpoint: int, number: int, kind: str, data: Any) -> Step:
+@dataclass(frozen=True, slots=True)
+class Emitted:
+    """The outcome of an event: OK, SEEN (it stands there already), FENCED or OVER; and the run's revision."""
+
+    outcome: Step
+    revision: int = 0
+
+
+def emit(relay: Relay, run: int, token: str, checkpoint: int, number: int, kind: str, data: Any) -> Emitted:
     """Add an event, once per (checkpoint, number); numbers grow within a checkpoint."""
     reply = relay.call(
         "event",
         [relay.keys.run(run), relay.keys.events(run)],
         [token, checkpoint, number, kind, json.dumps(data), MAX_EVENTS],
     )
-    return Step(text(reply[0]))
+    outcome = Step(text(reply[0]))
+    return Emitted(outcome, int(reply[1]) if outcome in (Step.OK, Step.SEEN) else 0)
 
 
 def note(relay: Relay, run: int, token: str, events: Sequence[tuple[str, Mapping[str, Any]]]) -> bool:

@@ -60,6 +60,10 @@ class Flights:
         """Whether its answer is there."""
         return message_id in self._fresh or message_id in self._given
 
+    def rewind(self) -> None:
+        """What has arrived and was not given has to arrive anew."""
+        self._fresh.clear()
+
     def give(self, message_id: str) -> None:
         """The app has its reply."""
         self._fresh.pop(message_id, None)

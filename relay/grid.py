@@ -11,8 +11,8 @@ import json
 import logging
 import math
 import time
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, TypeVar
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, TypeVar, overload
 
 from fedq.apps.context import Context
 from fedq.apps.error import Error, ErrorCode
@@ -323,15 +323,19 @@ class RedisGrid(Grid):
             self._empty_pulls = 0
             if chosen:
                 return [m for m in chosen.split() if m in set(ids)]
-        self._attempt.do(lambda: self._inbound.look(ids))
-        found = self._flights.fresh(ids)
-        if not found:
+
+        def look() -> str | None:
+            self._inbound.look(ids)
+            found = self._flights.fresh(ids)
+            return f"{self._empty_pulls}|{' '.join(found)}" if found else None
+
+        noted = self._record("pull", look)
+        if noted is None:
             self._empty_pulls += 1
             return []
-        self._record("pull", f"{self._empty_pulls}|{' '.join(found)}")
         self._replay.advance("pull")
         self._empty_pulls = 0
-        return found
+        return noted.partition("|")[2].split()
 
     def _flush_empty_pulls(self) -> None:
         """Note the pulls that gave nothing, before the app does something else because of them."""
@@ -367,11 +371,15 @@ class RedisGrid(Grid):
                 raise AppError(
                     f"no reply will come to message {m!r}: it is not of this run, or was freed", run_id=self._run
                 )
-        ready = self._attempt.do(lambda: self._inbound.wait(message_ids, until))
-        noted = self._record("receive", f"{self._attempt.server_time():.6f}|{' '.join(ready)}")
+
+        def wait() -> str:
+            ready = self._inbound.wait(message_ids, until)
+            return f"{self._attempt.server_time():.6f}|{' '.join(ready)}"
+
+        at, _, chosen = self._record("receive", wait).partition("|")
         self._replay.advance("receive")
-        self._clock = float(noted.partition("|")[0])
-        return self._inbound.take(ready)
+        self._clock = float(at)
+        return self._inbound.take(chosen.split())
 
     # -- events, result, checkpoint ------------------------------------------------------------------------------------
 
@@ -382,14 +390,16 @@ class RedisGrid(Grid):
         except (TypeError, ValueError) as error:
             raise AppError(f"the event {kind!r} holds what JSON cannot: {error}", run_id=self._run) from error
         number = self._events + 1
-        outcome = self._attempt.do(
+        emitted = self._attempt.do(
             lambda: events.emit(self.relay, self._run, self.token, self._checkpoint, number, kind, plain), drains=True
         )
         self._events = number
-        if outcome is Step.FENCED:
+        if emitted.outcome is Step.FENCED:
             raise fenced(self._run)
-        if outcome is Step.OVER:
+        if emitted.outcome is Step.OVER:
             self._attempt.do(self._attempt.make_sure)
+        else:
+            self._attempt.check_revision(emitted.revision)
 
     def publish(self, result: Result) -> None:
         self.result = result
@@ -471,11 +481,30 @@ class RedisGrid(Grid):
         context._saver = self.save
         return context
 
-    def _record(self, kind: str, value: str, *, numbered: bool = True) -> str:
+    @overload
+    def _record(self, kind: str, value: str | Callable[[], str], *, numbered: bool = True) -> str: ...
+
+    @overload
+    def _record(self, kind: str, value: Callable[[], str | None]) -> str | None: ...
+
+    def _record(self, kind: str, value: str | Callable[[], str | None], *, numbered: bool = True) -> str | None:
+        """Note what a call returns, unless it is noted already; what stands there then. None is not noted.
+
+        What is found out by a call is found out anew when the server was away before it was noted.
+        """
         name = self._replay.name(kind) if numbered else kind
-        return self._attempt.do(
-            lambda: journal.record(self.relay, self._run, self.token, self._checkpoint, name, value), drains=True
-        )
+
+        def note() -> journal.Noted | None:
+            found = value if isinstance(value, str) else value()
+            if found is None:
+                return None
+            return journal.record(self.relay, self._run, self.token, self._checkpoint, name, found)
+
+        noted = self._attempt.do(note, drains=True)
+        if noted is None:
+            return None
+        self._attempt.check_revision(noted.revision)
+        return noted.value
 
     # -- the clock -----------------------------------------------------------------------------------------------------
 

@@ -8,6 +8,7 @@ the others. The first writer wins.
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import dataclass
 from typing import Any
 
 from fedq.relay.connection import Relay
@@ -30,15 +31,24 @@ def fenced(run: int) -> Fenced:
     return Fenced(f"another attempt of run {run}'s ServerApp holds the run now; this one ends", run_id=run)
 
 
-def record(relay: Relay, run: int, token: str, checkpoint: int, name: str, value: str) -> str:
+@dataclass(frozen=True, slots=True)
+class Noted:
+    """What stands in the journal, and the run's revision since then."""
+
+    value: str
+    revision: int
+
+
+def record(relay: Relay, run: int, token: str, checkpoint: int, name: str, value: str) -> Noted:
     """Note what a call returned, unless it is noted already; returns what stands there.
 
-    Raises Fenced or RunOver when the run is no longer this attempt's.
+    The revision grows with each note: a server that shows a smaller one later has lost the note, and perhaps the reply
+    that it is about. Raises Fenced or RunOver when the run is no longer this attempt's.
     """
     reply = relay.call("journal", [relay.keys.run(run), relay.keys.journal(run)], [token, checkpoint, name, value])
     match text(reply[0]):
         case "OK":
-            return text(reply[1])
+            return Noted(text(reply[2]), int(reply[1]))
         case "OVER":
             raise over(run, text(reply[1]))
         case _:

@@ -330,8 +330,10 @@ class Protocol(RuleBasedStateMachine):
     def event(self, run: int, token: str, at: int, number: int) -> None:
         which = self.run_of(run)
         name, data = self.app_token(which, token), self.fresh()
-        outcome = events.emit(self.server, which.id, name, at, number, "round", data)
-        assert outcome is self.world.event(which, name, at, number, "round", f'"{data}"')
+        emitted = events.emit(self.server, which.id, name, at, number, "round", data)
+        assert emitted.outcome is self.world.event(which, name, at, number, "round", f'"{data}"')
+        if emitted.outcome in (Step.OK, Step.SEEN):
+            assert emitted.revision == which.revision
 
     @step(2, run=PICK, token=APP_TOKENS)
     def note(self, run: int, token: str) -> None:
@@ -353,8 +355,9 @@ class Protocol(RuleBasedStateMachine):
                 [self.server.keys.run(which.id), self.server.keys.journal(which.id)],
                 [name, at, "receive:0", value],
             )
-            said = text(reply[1]) if reply[0] == b"OK" else text(reply[0])
+            said = text(reply[2]) if reply[0] == b"OK" else text(reply[0])
             assert said == self.world.journal(which, name, at, "receive:0", value)
+            assert reply[0] != b"OK" or int(reply[1]) == which.revision
 
     # -- arrays -------------------------------------------------------------------------------------------------------
 

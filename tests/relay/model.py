@@ -404,6 +404,7 @@ class World:
             return Step.SEEN
         run.event = (checkpoint, number)
         run.events.append((kind, data))
+        run.revision += 1
         return Step.OK
 
     def note(self, run: Run, token: str, data: str, most: int) -> str:
@@ -423,6 +424,7 @@ class World:
             return "FENCED"
         if run.checkpoint != checkpoint:
             return "STALE"
+        run.revision += 1
         return run.journal.setdefault(name, value)
 
     def adopt(self, run: Run, token: str, owner: str, digests: Sequence[str]) -> list[str] | str:

@@ -260,6 +260,9 @@ MUTATIONS = [
     M("event", "c < tonumber(last[1]) or "),
     M("event", "c == tonumber(last[1]) and "),
     M("event", " or (c == tonumber(last[1]) and n <= tonumber(last[2]))"),
+    M("event", "tonumber(redis.call('HGET', KEYS[1], 'rev'))", "0"),
+    M("event", "redis.call('HDEL', KEYS[1], 'event')"),
+    M("event", "redis.call('HINCRBY', KEYS[1], 'rev', 1)", "redis.call('HGET', KEYS[1], 'rev')"),
     # -- finish ---
     M("finish", "if not lives then", "if false then"),
     M("finish", "if ARGV[2] ~= '' and redis.call('HGET', run, 'ended_by') == ARGV[2] then return {'OK'} end"),
@@ -287,6 +290,8 @@ MUTATIONS = [
     M("journal", "if not lives then return {'OVER', status} end"),
     M("journal", "if redis.call('HGET', KEYS[1], 'token') ~= ARGV[1] then return {'FENCED'} end"),
     M("journal", "if at ~= ARGV[2] then return {'STALE', at} end"),
+    M("journal", "redis.call('HDEL', KEYS[2], '')"),
+    M("journal", "redis.call('HINCRBY', KEYS[1], 'rev', 1)", "redis.call('HGET', KEYS[1], 'rev')"),
     M("journal", "HSETNX", "HSET"),
     M("log", "if not alive(ARGV[1]) then return {'OVER'} end"),
     M("note", "if not lives then return {'OVER', status} end"),

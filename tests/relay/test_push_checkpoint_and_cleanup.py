@@ -77,7 +77,7 @@ def test_an_older_attempt_of_the_serverapp_is_fenced_everywhere(steps: Steps) ->
     assert (claimed.outcome, claimed.attempt) == (Step.OK, 2)
     assert steps.push("a").outcome is Push.FENCED
     assert runs.save_checkpoint(steps.relay, steps.run, steps.token, 0, (b"old", ())).outcome is Step.FENCED
-    assert events.emit(steps.relay, steps.run, steps.token, 0, 1, "round", {}) is Step.FENCED
+    assert events.emit(steps.relay, steps.run, steps.token, 0, 1, "round", {}).outcome is Step.FENCED
     assert runs.finish(steps.relay, steps.run, steps.token, "finished") is Step.FENCED
     assert runs.renew_run(steps.relay, steps.run, steps.token) is Step.FENCED
 

@@ -144,7 +144,7 @@ def test_nothing_is_written_for_a_run_that_is_over(steps: Steps) -> None:
     assert steps.push("a").outcome is Push.STOPPED
     assert steps.claim("a", m).outcome is Claim.STOPPED
     assert save(steps, 0, b"late") is Step.STOPPED
-    assert events.emit(relay, run, token, 0, 1, "round", {}) is Step.OVER
+    assert events.emit(relay, run, token, 0, 1, "round", {}).outcome is Step.OVER
     assert runs.renew_run(relay, run, token) is Step.OVER
     assert runs.claim_run(relay, run, "app-2").outcome is Step.OVER
     assert not events.note(relay, run, token, [("log", {})])
@@ -170,7 +170,7 @@ def test_an_attempt_that_was_overtaken_writes_nothing(steps: Steps) -> None:
     assert steps.push("a").outcome is Push.FENCED
     assert save(steps, 0, b"late") is Step.FENCED
     assert runs.free(relay, run, old, [m.message_id]) == 0
-    assert events.emit(relay, run, old, 0, 1, "round", {}) is Step.FENCED
+    assert events.emit(relay, run, old, 0, 1, "round", {}).outcome is Step.FENCED
     assert runs.renew_run(relay, run, old) is Step.FENCED
     assert runs.finish(relay, run, old, "finished") is Step.FENCED
     assert not events.note(relay, run, old, [("log", {})])
@@ -182,13 +182,21 @@ def test_an_attempt_that_was_overtaken_writes_nothing(steps: Steps) -> None:
 
 
 def test_what_a_call_gave_is_noted_once_per_checkpoint(steps: Steps) -> None:
-    assert journal.record(steps.relay, steps.run, steps.token, 0, "receive:0", "first") == "first"
-    assert journal.record(steps.relay, steps.run, steps.token, 0, "receive:0", "second") == "first"
+    assert journal.record(steps.relay, steps.run, steps.token, 0, "receive:0", "first").value == "first"
+    assert journal.record(steps.relay, steps.run, steps.token, 0, "receive:0", "second").value == "first"
     assert save(steps, 0, b"state") is Step.OK
     assert journal.read(steps.relay, steps.run) == {}
     with pytest.raises(Fenced):
         journal.record(steps.relay, steps.run, steps.token, 0, "receive:0", "stale")
-    assert journal.record(steps.relay, steps.run, steps.token, 1, "receive:0", "third") == "third"
+    assert journal.record(steps.relay, steps.run, steps.token, 1, "receive:0", "third").value == "third"
+
+
+def test_a_note_and_an_event_are_a_new_revision_each(steps: Steps) -> None:
+    before = runs.run_info(steps.relay, steps.run).revision
+    noted = journal.record(steps.relay, steps.run, steps.token, 0, "receive:0", "first")
+    told = [events.emit(steps.relay, steps.run, steps.token, 0, number, "round", {}) for number in (1, 1, 2)]
+    assert noted.revision == before + 1
+    assert [event.revision - noted.revision for event in told] == [1, 1, 2]
 
 
 def test_attempts_count_anew_from_each_checkpoint(steps: Steps) -> None:
@@ -295,6 +303,9 @@ def test_what_must_go_through_when_the_memory_is_full_goes_through(real_steps: S
         args = (relay, steps.run, "a", second.entry, second.message_id, Reason.CANCELLED, cancelled)
         assert messages.answer(*args) is Answered.ANSWERED
         assert runs.renew_run(relay, steps.run, steps.token) is Step.OK
+        for number in (1, 2):
+            assert journal.record(relay, steps.run, steps.token, 0, f"receive:{number}", "it").value == "it"
+            assert events.emit(relay, steps.run, steps.token, 0, number, "round", {}).outcome is Step.OK
         assert save(steps, 0, b"state") is Step.OK
         assert runs.free(relay, steps.run, steps.token, [first.message_id, second.message_id]) == 2
         assert runs.claim_run(relay, spare, "other").outcome is Step.OK
@@ -368,7 +379,8 @@ def test_the_clean_up_finds_the_arrays_of_a_context_that_another_run_had_uploade
 
 def test_an_event_from_before_the_last_checkpoint_is_not_told_again(steps: Steps) -> None:
     def emit(checkpoint: int, number: int) -> Step:
-        return events.emit(steps.relay, steps.run, steps.token, checkpoint, number, "round", [checkpoint, number])
+        data = [checkpoint, number]
+        return events.emit(steps.relay, steps.run, steps.token, checkpoint, number, "round", data).outcome
 
     assert [emit(0, 1), emit(1, 1), emit(0, 5), emit(1, 1), emit(1, 2)] == [
         *(Step.OK, Step.OK, Step.SEEN, Step.SEEN, Step.OK)

@@ -98,6 +98,7 @@ class Responder:
             self._ended.wait(0.005)
 
     def _carry_out(self, instruction: Instruction) -> bool:
+        """Whether to leave it alone from now on. What is answered leaves the inbox, unless the server forgets that."""
         i, token = instruction, claims.new_token()
         claimed = claims.claim(self._relay, self.name, i.run, i.entry, i.message_id, token, worker="test")
         if claimed.outcome is not Claim.OK:
@@ -120,7 +121,7 @@ class Responder:
             claims.commit(
                 self._relay, self.name, i.run, i.entry, i.message_id, token, ok=False, body=body, code=answer.code
             )
-            return True
+            return False
         reply, state = (encode(part, inline_limit=objects.INLINE_LIMIT) for part in (answer, context.state))
         own = {digest: blob for digest, blob in reply.blobs.items() if digest not in i.objects}
         objects.upload_node(self._relay, self.name, i.run, i.message_id, {**own, **state.blobs})
@@ -132,7 +133,7 @@ class Responder:
             context=(state.data, tuple(state.blobs)),
             nbytes=len(reply.data) + sum(blob.nbytes for blob in reply.blobs.values()),
         )
-        return True
+        return False
 
     def _context(self, claimed: Claimed) -> Context:
         assert claimed.app is not None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -10,6 +10,7 @@ import pytest
 
 from fedq.apps import ArrayRecord, ConfigRecord, Context, ErrorCode, Message, MetricRecord, RecordDict, ServerApp
 from fedq.apps.strategy import FedAvg, Result
+from fedq.relay import journal
 from fedq.relay.connection import Relay
 from fedq.relay.errors import Fenced, JournalMismatch, RevisionLost
 from fedq.relay.grid import KEPT_PUSHES
@@ -288,3 +289,75 @@ def test_a_message_that_vanished_is_answered(own: Setting) -> None:
     grid.cancel(ids)
     (reply,) = grid.stream(message_ids=ids, timeout=20)
     assert reply.error.code == ErrorCode.MESSAGE_UNAVAILABLE
+
+
+def remembered(relay: Relay) -> Callable[[], None]:
+    """Takes the server back to now and cuts all connections: what a failover does, and a crash with everysec."""
+    kept = {key: relay.redis.dump(key) for key in relay.redis.scan_iter()}
+
+    def go_back() -> None:
+        with relay.redis.pipeline(transaction=True) as pipe:
+            pipe.flushdb()
+            for key, value in kept.items():
+                pipe.restore(key, 0, value)  # type: ignore[arg-type]
+            pipe.client_kill_filter(_type="normal", skipme=True)
+            pipe.execute()
+
+    return go_back
+
+
+def test_an_attempt_that_has_a_reply_which_the_server_has_lost_ends(own: Setting) -> None:
+    node = own.node("a", answer)
+    node.hold()
+    grid = own.grid()
+    ids = grid.push_messages(to(["a"]))
+    go_back = remembered(own.relay)
+    node.release()
+    (reply,) = grid.stream(message_ids=ids, timeout=20)
+    assert reply.has_content()
+    node.hold()
+    go_back()
+    # The node will work on it again, from a Context without the first time: this reply must not count.
+    with pytest.raises(RevisionLost):
+        grid.context.save()
+    node.release()
+    again = own.interrupt(grid)
+    assert again.push_messages(to(["a"])) == ids
+    assert len(list(again.stream(message_ids=ids, timeout=20))) == 1
+
+
+@pytest.mark.parametrize("pull", [True, False], ids=["pulled", "streamed"])
+def test_a_reply_that_is_lost_before_it_was_given_has_not_arrived(
+    own: Setting, monkeypatch: pytest.MonkeyPatch, *, pull: bool
+) -> None:
+    node = own.node("a", lambda message, context: RecordDict({"n": MetricRecord({"n": len(node.seen)})}))
+    node.hold()
+    grid = own.grid()
+    ids = grid.push_messages(to(["a"]))
+    go_back = remembered(own.relay)
+    node.release()
+    note = journal.record
+
+    def lose(*args: Any) -> journal.Noted:
+        monkeypatch.undo()
+        node.hold()
+        go_back()
+        node.release()
+        return note(*args)
+
+    monkeypatch.setattr(journal, "record", lose)
+    found: list[Message] = []
+    if pull:
+        wait_until(lambda: found.extend(grid.pull_messages(ids)) or found, "the reply is there")
+    else:
+        found += grid.stream(message_ids=ids)  # a time-out would be noted, and that lost as well
+    assert [reply.content.metric_records["n"]["n"] for reply in found] == [2]
+
+
+def test_an_event_that_is_lost_ends_the_attempt_that_told_it(own: Setting) -> None:
+    grid = own.grid()
+    go_back = remembered(own.relay)
+    grid.emit("metric", {"n": 1})
+    go_back()
+    with pytest.raises(RevisionLost):
+        grid.emit("metric", {"n": 2})
