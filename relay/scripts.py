@@ -60,7 +60,8 @@ def call(client: redis.Redis, name: str, keys: Sequence[str], args: Sequence[Any
         reply: list[Any] = client.evalsha(digest(name), len(keys), *keys, *args)
     except NoScriptError:
         try:
-            client.script_load(source(name))
+            # All of them: who may load steps does so for those who may not, and may never call theirs.
+            load(client)
         except NoPermissionError:
             raise RelayUnavailable(
                 f"the server does not know the step {name!r} and this user may not load it; "

@@ -277,6 +277,16 @@ def test_nodes_are_listed_with_what_they_say_of_themselves(steps: Steps) -> None
     assert brief.info.details == {}
 
 
+def test_a_server_that_has_forgotten_the_steps_is_told_all_of_them_by_the_first_who_misses_one(
+    real_steps: Steps,
+) -> None:
+    redis = real_steps.relay.redis
+    redis.script_flush()
+    nodes.beat(real_steps.relay, "a")
+    # Nodes may not load steps: those that only they call have to come with those that SuperLinks call.
+    assert all(redis.script_exists(*map(scripts.digest, scripts.names())))
+
+
 def test_what_must_go_through_when_the_memory_is_full_goes_through(real_steps: Steps) -> None:
     steps = real_steps
     relay, redis = steps.relay, steps.relay.redis
