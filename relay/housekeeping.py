@@ -8,9 +8,7 @@ at once, after a pause longer than the lease, do no harm: claims decide.
 from __future__ import annotations
 
 import logging
-import os
 import secrets
-import socket
 import threading
 import time
 from collections.abc import Callable
@@ -24,7 +22,7 @@ from fedq.apps.errors import FedqError
 from fedq.relay import cleanup, links, messages, nodes, runs, scripts
 from fedq.relay.connection import Relay
 from fedq.relay.errors import RelayError, RelayUnavailable, RunNotFound
-from fedq.relay.host import worker_known_dead
+from fedq.relay.host import process_name, worker_known_dead
 from fedq.relay.jobs import FedqQueue, enqueue, fetch
 from fedq.relay.keys import SERVERAPP_QUEUE
 from fedq.relay.messages import Reason, text
@@ -41,8 +39,11 @@ TURN = 1.0
 """Most seconds between two looks at the runs that are not over."""
 PRUNE_EVERY = 300.0
 """Seconds between two looks for runs that were kept long enough."""
-JOB_PATIENCE = 15.0
-"""Seconds that a job may be nowhere (neither queued nor holding its run) before another one is made."""
+SECOND_LOOK = 0.25
+"""Seconds after which a process that was seen dead is looked at again."""
+JOB_PATIENCE = 5.0
+"""Seconds that a job may be nowhere (neither queued nor holding its run) before another one is made. Too soon costs a
+job that comes to nothing: the claim decides who runs the ServerApp."""
 KEEP_FAILED = 24 * 3600.0
 """Seconds that a failed run keeps its checkpoint, Contexts and messages, so that it can be resumed."""
 RETENTION = 7 * 24 * 3600.0
@@ -76,7 +77,7 @@ class Housekeeper:
     retention: float = RETENTION
     keep_failed: float = KEEP_FAILED
     clock: Callable[[], float] = time.monotonic
-    name: str = field(default_factory=lambda: f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(3)}")
+    name: str = field(default_factory=lambda: f"{process_name()}-{secrets.token_hex(3)}")
     held: bool = False
     """Whether this one holds the role."""
 
@@ -121,7 +122,10 @@ class Housekeeper:
         if beats:
             self._beat_at = now
             links.beat(self.relay, self.name, self.slots)
-        lease = nodes.take_lease(self.relay, self.relay.keys.housekeeper(), self.name, lease=LEASE)
+        role = self.relay.keys.housekeeper()
+        lease = nodes.take_lease(self.relay, role, self.name, lease=LEASE)
+        if not lease.held and links.known_dead(lease.holder):
+            lease = nodes.take_lease(self.relay, role, self.name, lease=LEASE, dead=lease.holder)
         if lease.held and not self.held:
             log.info("housekeeping is done here now")
             self._seen.clear()
@@ -185,8 +189,7 @@ class Housekeeper:
             else:
                 open_runs.append(info)
                 wait = min(wait, self._expire(info, now))
-        self._start(open_runs, now)
-        return max(0.01, wait)
+        return max(0.01, min(wait, self._start(open_runs, now)))
 
     def _clean(self, info: RunInfo) -> None:
         if cleanup.clean_run(self.relay, info.run_id):
@@ -209,14 +212,22 @@ class Housekeeper:
             following: Any = self.relay.redis.zrange(keys.deadlines(run), 0, 0, withscores=True)
         return max(0.0, following[0][1] / 1000 - now) + 0.002 if following else TURN
 
-    def _start(self, open_runs: list[RunInfo], now: float) -> None:
-        """Enqueue the runs that nobody holds, the oldest first, as many as there are slots."""
+    def _start(self, open_runs: list[RunInfo], now: float) -> float:
+        """Enqueue the runs that nobody holds, the oldest first, as many as there are slots.
+
+        Seconds until one may be there that is held now.
+        """
         self._free_dead(open_runs)
         holding = [info for info in open_runs if info.token and info.lease > now]
         waiting = [info for info in open_runs if info not in holding]
+        due = [SECOND_LOOK] if self._dead else []
+        due += [info.lease - now + 0.01 for info in holding]
+        if self._served_since is not None and any(info.token for info in waiting):
+            due.append(max(0.0, self._served_since + runs.RUN_LEASE - self.clock()) or TURN)
+        wait = min([TURN, *due])
         if not waiting:
             self._seen.clear()
-            return
+            return wait
         free = sum(links.strike_off(self.relay).values()) - len(holding)
         jobs = {info.run_id: self._job(info) for info in waiting}
         free -= sum(job is not None for job in jobs.values())
@@ -231,6 +242,7 @@ class Housekeeper:
                 self._say(info, NO_SLOT)
             elif self._enqueue(info):
                 free -= 1
+        return wait
 
     def _free_dead(self, open_runs: list[RunInfo]) -> None:
         """Free the runs whose process is known to be dead, so that nobody has to wait for their leases.

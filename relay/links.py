@@ -6,12 +6,18 @@ import os
 from typing import Any
 
 from fedq.relay.connection import Relay
+from fedq.relay.host import worker_known_dead
 from fedq.relay.messages import text
 
 BEAT = 5.0
 """Seconds between two words of a SuperLink about its slots."""
 TTL = 20.0
 """Seconds after which a SuperLink that says nothing does not count."""
+
+
+def known_dead(name: str) -> bool:
+    """Whether the SuperLink of that name, ``<host>:<pid>-<random>``, was on this host and has certainly ended."""
+    return worker_known_dead(name.rpartition("-")[0])
 
 
 def beat(relay: Relay, name: str, slots: int) -> None:
@@ -32,7 +38,7 @@ def live(relay: Relay) -> dict[str, int]:
 
 
 def strike_off(relay: Relay) -> dict[str, int]:
-    """The same; those that have been silent for too long are forgotten."""
+    """The same; those that have been silent for too long, or are known to have died, are forgotten."""
     there, silent = _look(relay)
     if silent:
         with relay.errors():
@@ -47,7 +53,7 @@ def _look(relay: Relay) -> tuple[dict[str, int], list[str]]:
     now = relay.now() if raw else 0.0
     for name, value in raw.items():
         slots, at, _ = text(value).split("|")
-        if int(at) / 1000 + TTL < now:
+        if int(at) / 1000 + TTL < now or known_dead(text(name)):
             silent.append(text(name))
         else:
             there[text(name)] = int(slots)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 import threading
 from collections.abc import Callable, Iterator
 
@@ -9,9 +10,10 @@ import pytest
 
 from fedq.apps import ErrorCode
 from fedq.apps.wire import decode_error
-from fedq.relay import links, messages, runs
+from fedq.relay import links, messages, nodes, runs
 from fedq.relay.claims import new_token
 from fedq.relay.connection import Relay
+from fedq.relay.host import process_name
 from fedq.relay.housekeeping import JOB_PATIENCE, Housekeeper
 from fedq.relay.jobs import FedqQueue, fetch
 from fedq.relay.keys import SERVERAPP_QUEUE
@@ -205,6 +207,40 @@ def test_one_keeps_house_at_a_time_and_another_takes_over(setting: Setting, keep
     first._leave()
     second.turn()
     assert second.held
+
+
+def somebody_dead() -> str:
+    """The name of a housekeeper on this host whose process has ended."""
+    child = subprocess.Popen(["true"])
+    child.wait()
+    return f"{process_name(child.pid)}-abcdef"
+
+
+def test_who_keeps_house_on_this_host_and_is_dead_is_followed_at_once(setting: Setting, keep: Keep) -> None:
+    dead = somebody_dead()
+    assert nodes.take_lease(setting.relay, setting.relay.keys.housekeeper(), dead, lease=60.0).held
+    links.beat(setting.relay, dead, 5)
+    keeper = keep()
+    keeper.turn()
+    assert keeper.held
+    assert links.live(setting.relay) == {keeper.name: 2}
+
+
+def test_a_run_is_looked_at_when_the_lease_of_its_holder_ends_and_not_a_turn_later(
+    setting: Setting, keep: Keep
+) -> None:
+    clock = Clock()
+    keeper = keep(clock=clock)
+    run = setting.submitted()
+    assert runs.claim_run(setting.relay, run, new_token(), lease=0.4).outcome is runs.Step.OK
+    assert keeper.turn() <= 0.41
+    wait_until(lambda: runs.run_info(setting.relay, run).lease < setting.relay.now(), "the lease has lapsed")
+    clock.now += runs.RUN_LEASE - 0.2
+    # Until then the holder may only have been unable to renew it.
+    assert keeper.turn() == pytest.approx(0.2)
+    clock.now += 0.2
+    keeper.turn()
+    assert queued(setting) == [f"_serverapps_{run}_2"]
 
 
 def test_housekeeping_outlives_the_server(own_server: RealServer) -> None:
