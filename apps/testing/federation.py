@@ -24,6 +24,8 @@ class Federation:
 
     All that a deployment would send passes through the wire format here too; each node keeps the Context of each run;
     what a ClientApp raises becomes an error reply with the code it has in a deployment. Everything is deterministic.
+    The clock moves when the ServerApp waits, and when it pulls and there is nothing new: what is next then happens
+    behind that call, so that an app which pulls again and again gets its replies.
 
     Args:
         nodes: how many (they are called ``node-0``, ``node-1``, ... and have ``partition-id`` and ``num-partitions``

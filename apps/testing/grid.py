@@ -68,8 +68,14 @@ class FederationGrid(Grid):
         return [message.metadata.message_id for _, message in prepared]
 
     def pull_messages(self, message_ids: Iterable[str]) -> list[Message]:
-        replies = [reply for mid in dict.fromkeys(message_ids) if (reply := self._run.reply(mid)) is not None]
-        self._run.pulled.update(dict.fromkeys(reply.metadata.reply_to_message_id for reply in replies))
+        run, ids = self._run, list(dict.fromkeys(message_ids))
+        replies = [reply for mid in ids if (reply := run.reply(mid)) is not None]
+        before = len(run.pulled)
+        run.pulled.update(dict.fromkeys(reply.metadata.reply_to_message_id for reply in replies))
+        if len(run.pulled) == before and any(mid in run.sent and mid not in run.arrived for mid in ids):
+            # Whoever asks again and again would do so for ever on a clock that stands still.
+            self._clock.advance_to(self._following())
+            self._let_one_answer()
         return replies
 
     def cancel(self, message_ids: Iterable[str]) -> None:
@@ -109,8 +115,7 @@ class FederationGrid(Grid):
             self._answer_what_is_lost()
             if ready := sorted((mid for mid in message_ids if mid in run.arrived), key=run.arrived.__getitem__):
                 return self.pull_messages(ready[:1])
-            # Each message has a TTL, hence something always happens.
-            following = min(time for time in (self._next_time(), clock.next_action) if time is not None)
+            following = self._following()
             if deadline is not None and following > deadline:
                 clock.advance_to(deadline)
                 return []
@@ -130,6 +135,10 @@ class FederationGrid(Grid):
 
     def _now(self) -> float:
         return self._clock.now
+
+    def _following(self) -> float:
+        """When the next thing happens while a message is under way. Each has a TTL, hence something always does."""
+        return min(time for time in (self._next_time(), self._clock.next_action) if time is not None)
 
     def _next_time(self) -> float | None:
         """When the next thing happens to a message: a node answers, or its TTL ends."""

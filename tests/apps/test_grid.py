@@ -92,9 +92,39 @@ def test_pulling_never_waits_and_gives_the_same_again() -> None:
         assert grid.pull_messages(ids) == []
         replies = grid.stream(message_ids=ids)
         next(iter(replies))
-        assert sources(grid.pull_messages(ids)) == ["node-0"]
-        assert sources(grid.pull_messages(ids)) == ["node-0"]
+        assert sources(grid.pull_messages(ids[:1])) == ["node-0"]
         assert federation.clock.now == 0.0
+        assert sources(grid.pull_messages(ids)) == ["node-0"]
+
+    on(federation, main)
+
+
+@pytest.mark.parametrize("all_at_once", [False, True])
+def test_who_pulls_again_and_again_gets_all_replies(all_at_once: bool) -> None:
+    federation = Federation(3, delays={"node-1": 5.0, "node-2": 2.0})
+
+    def main(grid: Grid) -> None:
+        ids = grid.push_messages(messages_to(*federation.nodes), on_offline="wait")
+        waiting, times = list(ids), []
+        while waiting:
+            for reply in grid.pull_messages(ids if all_at_once else waiting):
+                if reply.metadata.reply_to_message_id in waiting:
+                    waiting.remove(reply.metadata.reply_to_message_id)
+                    times.append((reply.metadata.src_node_id, federation.clock.now))
+        assert times == [("node-0", 0.0), ("node-2", 2.0), ("node-1", 5.0)]
+
+    on(federation, main)
+
+
+def test_who_pulls_again_and_again_learns_that_a_message_has_expired() -> None:
+    federation = Federation(1, offline=["node-0"])
+
+    def main(grid: Grid) -> None:
+        ids = grid.push_messages([Message(RecordDict(), "node-0", "query", ttl=60.0)])
+        while not (replies := grid.pull_messages(ids)):
+            pass
+        assert replies[0].error.code == ErrorCode.MESSAGE_EXPIRED
+        assert federation.clock.now == 60.0
 
     on(federation, main)
 
