@@ -64,21 +64,18 @@ class _Rounds:
         self._grid.emit("strategy", data)
 
     def __enter__(self) -> Self:
-        self._configure, self._train, self._evaluate = (
-            self._strategy.configure_train,
-            self._strategy.aggregate_train,
-            self._strategy.aggregate_evaluate,
-        )
+        strategy = self._strategy
         # On the object: classes that override these methods are found as well, and the class stays as it is.
-        self._strategy.configure_train = self._configuring
-        self._strategy.aggregate_train = self._aggregating("train", self._train)
-        self._strategy.aggregate_evaluate = self._aggregating("evaluate", self._evaluate)
+        strategy.configure_train = self._beginning(self._asking(strategy.configure_train))
+        strategy.configure_evaluate = self._asking(strategy.configure_evaluate)
+        strategy.aggregate_train = self._aggregating("train", strategy.aggregate_train)
+        strategy.aggregate_evaluate = self._aggregating("evaluate", strategy.aggregate_evaluate)
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        for name in ("configure_train", "aggregate_train", "aggregate_evaluate"):
+        for name in ("configure_train", "configure_evaluate", "aggregate_train", "aggregate_evaluate"):
             del self._strategy.__dict__[name]
         if error is None:
             self._close()
@@ -93,11 +90,23 @@ class _Rounds:
 
         return evaluate
 
-    def _configuring(self, server_round: int, *args: Any, **kwargs: Any) -> Any:
-        self._close()
-        self._open = {"round": int(server_round), "replies": 0, "failures": 0}
-        self._since = time.monotonic()
-        return self._configure(server_round, *args, **kwargs)
+    def _beginning(self, method: Callable[..., Any]) -> Callable[..., Any]:
+        def configure(server_round: int, *args: Any, **kwargs: Any) -> Any:
+            self._close()
+            self._open = {"round": int(server_round), "asked": 0, "replies": 0, "failures": 0}
+            self._since = time.monotonic()
+            return method(server_round, *args, **kwargs)
+
+        return configure
+
+    def _asking(self, method: Callable[..., Any]) -> Callable[..., Any]:
+        def configure(server_round: int, *args: Any, **kwargs: Any) -> Any:
+            messages = list(method(server_round, *args, **kwargs))
+            if self._open is not None:
+                self._open["asked"] += len(messages)
+            return messages
+
+        return configure
 
     def _aggregating(self, part: str, method: Callable[..., Any]) -> Callable[..., Any]:
         def aggregate(server_round: int, replies: Any, *args: Any, **kwargs: Any) -> Any:
@@ -127,7 +136,7 @@ class _Rounds:
                 "seconds": round(time.monotonic() - self._since, 6),
                 "replies": told["replies"],
                 "failures": told["failures"],
-                "unanswered": 0,
+                "unanswered": max(0, told["asked"] - told["replies"] - told["failures"]),
             },
         )
 

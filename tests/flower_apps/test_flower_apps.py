@@ -17,6 +17,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from fedq.apps.history import History
 from tests.apps.test_flower_port import simulating
 from tests.cli.deployment import NODES
 from tests.support import wait_until
@@ -81,7 +82,8 @@ def federation(tmp_path_factory: pytest.TempPathFactory) -> Iterator[FlowerDeplo
 
 @pytest.fixture(scope="module")
 def oldest(tmp_path_factory: pytest.TempPathFactory) -> Iterator[FlowerDeployment]:
-    yield from federation_of(tmp_path_factory.mktemp("oldest"), flower_python(OLDEST))
+    python = flower_python(OLDEST)
+    yield from federation_of(tmp_path_factory.mktemp("oldest"), python, shelf("xgboost"), shelf("torch"))
 
 
 def run(federation: FlowerDeployment, name: str, output: Path, *words: str) -> int:
@@ -108,7 +110,7 @@ def test_the_final_parameters_are_those_of_flowers_simulation(
     same(tmp_path / "out.npz", simulated / f"{name}.npz")
 
 
-@pytest.mark.parametrize("name", ["numpy", "by_hand", "private", "legacy"])
+@pytest.mark.parametrize("name", APPS)
 def test_the_oldest_release_gives_the_same(
     name: str, simulated: Path, oldest: FlowerDeployment, tmp_path: Path
 ) -> None:
@@ -116,27 +118,31 @@ def test_the_oldest_release_gives_the_same(
     same(tmp_path / "out.npz", simulated / f"{name}.npz")
 
 
+def pulled(federation: FlowerDeployment, number: int, folder: Path) -> History:
+    """What ``fedq pull`` has of a run; the arrays lie beside it."""
+    federation.fedq("pull", number, "--out", folder)
+    return History.from_json((folder / "history.json").read_text(encoding="utf-8"))
+
+
 def test_rounds_metrics_and_arrays_of_a_strategy_are_those_of_the_run(
     federation: FlowerDeployment, tmp_path: Path
 ) -> None:
     number = run(federation, "numpy", tmp_path / "out.npz", "--config", "num-server-rounds=3")
-    federation.fedq("pull", number, "--out", tmp_path / "pulled")
-    files = {path.name: path for path in (tmp_path / "pulled").rglob("*") if path.is_file()}
-    arrays = next(path for name, path in files.items() if name.endswith(".npz"))
-    with np.load(arrays) as pulled, np.load(tmp_path / "out.npz") as saved:
-        np.testing.assert_array_equal(next(iter(pulled.values())), next(iter(saved.values())))
+    rounds = pulled(federation, number, tmp_path / "pulled").trained
+    assert [(ended.number, ended.replies, ended.failures) for ended in rounds] == [(n, 6, 0) for n in (1, 2, 3)]
+    assert all(part["loss"] > 0 for ended in rounds for part in (ended.train, ended.evaluate))  # type: ignore[operator]
+    with np.load(tmp_path / "pulled" / "arrays.npz") as arrays, np.load(tmp_path / "out.npz") as saved:
+        np.testing.assert_array_equal(next(iter(arrays.values())), next(iter(saved.values())))
     log = federation.fedq("log", number)
     assert "the lifespan begins" in log
+    assert "the lifespan ends" in log
     assert "[ROUND 3/3]" in log
 
 
 def test_the_state_of_a_node_is_there_at_its_next_message(federation: FlowerDeployment, tmp_path: Path) -> None:
-    told = federation.fedq(
-        *("run", HERE / "numpy", "--config", f"output={tmp_path / 'out.npz'}"),
-        *("--follow", "--timeout", "120s", "--json"),
-    )
-    rounds = json.loads(told)["rounds"]
-    assert [ended["number"] for ended in rounds] == [1, 2]
+    number = run(federation, "numpy", tmp_path / "out.npz", "--config", "num-server-rounds=3")
+    rounds = pulled(federation, number, tmp_path / "pulled").trained
+    assert [ended.train["times"] for ended in rounds] == [1, 2, 3]
 
 
 def test_virtual_nodes_give_what_a_deployment_gives(federation: FlowerDeployment, tmp_path: Path) -> None:
