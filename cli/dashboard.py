@@ -22,12 +22,15 @@ def dashboard(bind: str, port: int, redis_url: str | None) -> None:
 
     It asks nobody for a password: let it listen beyond loopback only where everybody may see and delete jobs.
     """
-    from fedq.relay.connection import resolve_url
+    from fedq.relay.connection import Relay, resolve_url
 
     # rq-dashboard imports six without declaring it.
     absent = [name for name in ("rq_dashboard", "six") if importlib.util.find_spec(name) is None]
     if absent:
         raise Problem('rq-dashboard is not installed here; pip install "fedq[dashboard]" brings it')
+    # rq-dashboard would start all the same, and show an error on every page.
+    with Relay.connect(redis_url) as relay:
+        relay.check()
     click.echo(f"http://{bind}:{port}", err=True)
     sys.stderr.flush()
     # Its address may hold a password, which a command line would show to everybody on this machine.

@@ -76,14 +76,28 @@ def resolve_url(url: str | None = None) -> str:
 
 
 def without_password(url: str) -> str:
-    """``url`` for logs and errors, its password and query left out."""
+    """``url`` for logs and errors, its password and query left out; of what is no address, nothing that may be one."""
+    scheme, separator, rest = url.partition("://")
+    if not separator:
+        return url.rpartition("@")[2].partition("?")[0]
+    if "@" not in rest:
+        return f"{scheme}://{rest.partition('?')[0]}"
+    if not _well_formed(url):
+        return f"{scheme}://…"
     parts = urlsplit(url)
-    place = parts.netloc
-    if "@" in place:
-        user = place.rpartition("@")[0].partition(":")[0]
-        place = f"{user}@{place.rpartition('@')[2]}" if user else place.rpartition("@")[2]
+    user, place = parts.netloc.rpartition("@")[0].partition(":")[0], parts.netloc.rpartition("@")[2]
+    place = f"{user}@{place}" if user else place
     # Not urlunsplit, which leaves out the slashes before an empty place: unix:///run/redis.sock is to be copied.
     return f"{parts.scheme}://{place}{parts.path}"
+
+
+def _well_formed(url: str) -> bool:
+    """Whether the password of ``url`` is where a parser looks for it."""
+    try:
+        parts = urlsplit(url)
+        return "@" in parts.netloc and (parts.port is None or parts.port > 0)
+    except ValueError:
+        return False
 
 
 class Relay:
@@ -112,10 +126,12 @@ class Relay:
                 retry=Retry(ExponentialBackoff(cap=0.5, base=0.02), retries),
             )
         except ValueError as error:
+            # What the parser says of a password that looks like a port or a path holds a part of it.
+            why = f" ({error})" if "@" not in url else ""
             raise RelayError(
-                f"{without_password(url)!r} is no address of a Redis server ({error}); "
-                "use redis://host:port/db, rediss://… or unix:///path/to/socket"
-            ) from error
+                f"{without_password(url)!r} is no address of a Redis server{why}; use redis://host:port/db, rediss://… "
+                "or unix:///path/to/socket, and in a password %2F for /, %23 for #, %3F for ? and %40 for @"
+            ) from None
 
     @classmethod
     def connect(cls, url: str | None = None, *, home: str = "0", client_name: str = "fedq", retries: int = 3) -> Relay:

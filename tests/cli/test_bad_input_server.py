@@ -17,6 +17,7 @@ COMMANDS_THAT_READ = (
     ["stop", "1"],
     ["pull", "1"],
     ["doctor"],
+    ["dashboard"],
     ["nodes", "add", "x"],
 )
 
@@ -68,7 +69,7 @@ def test_a_wrong_password_is_told_and_not_shown(federation: Deployment, submit: 
 
 
 @pytest.mark.parametrize(
-    "words", [["superlink"], ["supernode", "--name", "z"], ["worker", "--node", "a"]], ids=" ".join
+    "words", [["superlink"], ["supernode", "--name", "z"], ["worker", "--node", "a"], ["dashboard"]], ids=" ".join
 )
 def test_a_service_with_a_wrong_password_ends_with_the_line(
     federation: Deployment, call: Call, words: list[str]
