@@ -164,7 +164,10 @@ def train(
     from fedq.cli.federation import LocalFederation
     from fedq.cli.follow import follow, require_finished
     from fedq.relay import SuperLink
+    from fedq.relay.project import merged_config, read_project
 
+    # A mistake in the project is told before anything is started.
+    merged_config(read_project(project).config, overrides)
     federation = LocalFederation(nodes=nodes, directory=keep, isolation=isolation)
     # With --json stdout is for the result, and stderr for a person, if there is one.
     stream = sys.stderr if quiet else sys.stdout

@@ -75,6 +75,12 @@ class LazyGroup(click.Group):
             return super().invoke(ctx)
         except BrokenPipeError as error:
             raise NobodyReads from error
+        except click.UsageError as error:
+            # click does not say of which command an option lacks its value.
+            name = ctx.invoked_subcommand
+            if error.ctx is None and name is not None and (command := self.get_command(ctx, name)) is not None:
+                error.ctx = click.Context(command, parent=ctx, info_name=name)
+            raise
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):
@@ -83,6 +89,7 @@ class LazyGroup(click.Group):
 
 @click.group(
     cls=LazyGroup,
+    invoke_without_command=True,
     context_settings={"auto_envvar_prefix": "FEDQ", "help_option_names": ["-h", "--help"], "max_content_width": 110},
     epilog="Options can come from variables as well: FEDQ_REDIS_URL is the server's address, FEDQ_RUN_NAME is "
     "`fedq run --name`, and so on.",
@@ -92,5 +99,8 @@ class LazyGroup(click.Group):
     help="Show the versions of fedq and of the server, and exit.",
 )  # fmt: skip
 @debug_option
-def fedq() -> None:
+@click.pass_context
+def fedq(ctx: click.Context) -> None:
     """Federated learning on Redis and RQ."""
+    if ctx.invoked_subcommand is None:
+        click.echo(ctx.get_help())

@@ -12,10 +12,11 @@ from fedq.apps.history import History
 from fedq.cli.live import describe_event, describe_round
 from fedq.cli.options import debug_option, json_option, redis_option, track_option
 from fedq.cli.output import print_json_line
+from fedq.cli.problem import Problem
 from fedq.cli.track import trackers_of, tracking
 
 if TYPE_CHECKING:
-    from fedq.relay import Event, Run
+    from fedq.relay import Event, Run, SuperLink
 
 
 @click.command()
@@ -41,6 +42,7 @@ def log(
 
     with SuperLink.connect(redis_url) as link:
         run = link.run(run_id)
+        require_known(link, run, nodes)
         with tracking(run, trackers, lambda text: click.echo(f"warning: {text}", err=True)) as feed:
             if as_json:
                 for event in _events(run, follow, nodes):
@@ -49,6 +51,18 @@ def log(
             else:
                 for line in log_lines(run, follow=follow, nodes=nodes, also=feed):
                     click.echo(line)
+
+
+def require_known(link: SuperLink, run: Run, nodes: Collection[str]) -> None:
+    """A node that was removed since may have left lines; one that neither is nor was there is a slip of the pen."""
+    unknown = set(nodes) - {node.name for node in link.nodes()}
+    if unknown:
+        unknown -= {str(event.data.get("node")) for event in run.events(logs=True, follow=False)}
+    if unknown:
+        raise Problem(
+            f"no node is registered as {', '.join(sorted(unknown))}, and run {run.run_id} has no line of one; "
+            "fedq nodes lists them"
+        )
 
 
 def log_lines(

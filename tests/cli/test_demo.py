@@ -163,6 +163,12 @@ def test_nothing_is_left_after(number: signal.Signals, code: int, tmp_path: Path
         )
 
 
+def test_a_mistake_in_the_project_is_told_before_anything_is_started(call: Call, tmp_path: Path) -> None:
+    assert call("demo", tmp_path).fails(1, "has no pyproject.toml").out == ""
+    project = write_project(tmp_path)
+    assert call("demo", project, "--config", "rounds=3").fails(1, "no 'rounds' to override").out == ""
+
+
 def test_a_demo_without_what_the_digits_need_says_what_to_install(call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
     from fedq.cli import demo as module
 

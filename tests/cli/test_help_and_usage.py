@@ -34,6 +34,14 @@ def test_the_help_lists_every_command(call: Call) -> None:
         assert f"\n  {name} " in out
 
 
+def test_without_a_command_the_help_is_shown(call: Call) -> None:
+    assert call().succeeds().out == call("--help").succeeds().out
+
+
+def test_an_option_without_its_value_points_to_the_help_of_its_command(call: Call) -> None:
+    call("run", "app", "--config").fails(2, "'--config' requires an argument", "see `fedq run --help`")
+
+
 def test_the_help_loads_nothing_heavy() -> None:
     code = (
         "import sys\nfrom fedq.cli.problem import run_command\nfrom fedq.cli.group import fedq\n"
@@ -57,7 +65,7 @@ def test_the_help_costs_less_than_a_fifth_of_a_second() -> None:
 
 def test_every_command_that_reads_takes_json() -> None:
     context = click.Context(fedq)
-    for name in ("demo", "run", "runs", "log", "stop", "nodes", "doctor", "pull", "new"):
+    for name in COMMANDS.keys() - {"superlink", "supernode", "worker", "dashboard"}:  # which serve
         command = fedq.get_command(context, name)
         assert command is not None
         assert "--json" in {option for parameter in command.params for option in parameter.opts}, name

@@ -163,6 +163,7 @@ def test_the_log_holds_what_apps_print_and_can_be_narrowed_to_a_node(fedq: Call,
         assert f"{name} info: hello from {name}" in log
     assert "round 1/1" in log
     assert {line.split()[1] for line in fedq("log", number, "--node", "b").succeeds().out.splitlines()} == {"b"}
+    fedq("log", number, "--node", "clinic-b").fails(1, "no node is registered as clinic-b", "fedq nodes")
     events = [json.loads(line) for line in fedq("log", number, "--json").succeeds().out.splitlines()]
     assert {"status", "strategy", "round", "log"} <= {event["kind"] for event in events}
     assert [event["time"] for event in events] == sorted(event["time"] for event in events)
