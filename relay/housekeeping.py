@@ -49,6 +49,9 @@ KEEP_FAILED = 24 * 3600.0
 RETENTION = 7 * 24 * 3600.0
 """Seconds that status, config, result and events of an ended run are kept."""
 
+SAY_AGAIN = 60.0
+"""Seconds until the same trouble of a server that is there is told again."""
+
 NO_SLOT = "no free slot"
 
 
@@ -90,6 +93,7 @@ class Housekeeper:
         self._seen: dict[str, Seen] = {}
         self._dead: dict[int, str] = {}
         self._connected = False
+        self._told, self._told_at = "", float("-inf")
 
     # -- the loop ------------------------------------------------------------------------------------------------------
 
@@ -103,8 +107,7 @@ class Housekeeper:
                 if not self._stop.is_set():
                     self._block(wait)
             except RelayError as error:
-                if self._connected or not pauses.begun:
-                    log.warning("housekeeping: %s; waiting", error)
+                self._tell(error)
                 self._lost(isinstance(error, RelayUnavailable))
                 self._stop.wait(pauses.next())
         self._leave()
@@ -141,10 +144,18 @@ class Housekeeper:
                 log.info("removed %d runs that ended long ago", len(gone))
         return wait
 
+    def _tell(self, error: RelayError) -> None:
+        """Say what is waited for: once, and again after a while, since a server may be full or read-only for hours."""
+        now = self.clock()
+        if str(error) != self._told or now >= self._told_at + SAY_AGAIN:
+            self._told, self._told_at = str(error), now
+            log.warning("housekeeping: %s; waiting", error)
+
     def _connect(self) -> None:
         with self.relay.errors():
             scripts.load(self.relay.redis)
         self._connected = True
+        self._told = ""
         self._cursor = "0"
         self._served_since = self.clock()
         self._beat_at = float("-inf")

@@ -13,8 +13,9 @@ from fedq.apps.wire import decode_error
 from fedq.relay import links, messages, nodes, runs
 from fedq.relay.claims import new_token
 from fedq.relay.connection import Relay
+from fedq.relay.errors import RelayReadOnly
 from fedq.relay.host import process_name
-from fedq.relay.housekeeping import JOB_PATIENCE, Housekeeper
+from fedq.relay.housekeeping import JOB_PATIENCE, SAY_AGAIN, Housekeeper
 from fedq.relay.jobs import FedqQueue, fetch
 from fedq.relay.keys import SERVERAPP_QUEUE
 from tests.relay.link.conftest import Setting
@@ -241,6 +242,27 @@ def test_a_run_is_looked_at_when_the_lease_of_its_holder_ends_and_not_a_turn_lat
     clock.now += 0.2
     keeper.turn()
     assert queued(setting) == [f"_serverapps_{run}_2"]
+
+
+def test_a_server_that_stays_read_only_is_told_of_once_and_again_after_a_while(
+    keep: Keep, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    clock, turns = Clock(), 0
+    keeper = keep(clock=clock)
+
+    def refused() -> float:
+        nonlocal turns
+        turns += 1
+        if turns == 4:
+            clock.now += SAY_AGAIN
+        if turns == 5:
+            keeper.stop()
+        raise RelayReadOnly("no writes here")
+
+    monkeypatch.setattr(keeper, "turn", refused)
+    keeper.run()
+    assert turns == 5
+    assert caplog.messages == ["housekeeping: no writes here; waiting"] * 2
 
 
 def test_housekeeping_outlives_the_server(own_server: RealServer) -> None:
