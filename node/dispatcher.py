@@ -275,10 +275,6 @@ class Dispatcher:
         self._served_since = self._clock()
         self._reconcile()
         self._dispatch()
-        if self._inflight:
-            # A job that is taken over may have been on its way to a worker that died, or to one that never got the
-            # answer of a server that died: that shows once it would have arrived.
-            self._reconcile_at = min(self._reconcile_at, self._clock() + LOST_JOB + 0.05)
 
     def _register(self) -> None:
         """Say who we are. A node that may not add itself to the register must have been added by an operator.
@@ -462,6 +458,9 @@ class Dispatcher:
                 self._untried.discard(head.message_id)
                 self._turns += 1
                 facts.turn = self._turns
+                # Nobody tells of a job that ends before its claim, or that is taken by a worker which never hears of
+                # it because it, or the server, dies: that shows once the job would have arrived.
+                self._reconcile_at = min(self._reconcile_at, now + LOST_JOB + 0.05)
 
     def _attempts(self, head: Waiting) -> int:
         with self.relay.errors():

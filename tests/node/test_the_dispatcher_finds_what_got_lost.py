@@ -251,6 +251,37 @@ def test_a_dispatcher_that_loses_its_role_stands_by_and_comes_back(relay: Relay,
     assert not nodes.online(relay, ["clinic-a"])["clinic-a"]
 
 
+@pytest.mark.parametrize("end", ["failed", "taken"])
+def test_a_job_that_is_lost_before_its_claim_is_made_again_as_soon_as_it_would_have_arrived(
+    role: Role, federation: Federation, monkeypatch: pytest.MonkeyPatch, end: str
+) -> None:
+    import threading
+
+    monkeypatch.setattr("fedq.node.dispatcher.RECONCILE", 600.0)
+    relay = federation.relay
+    queue = FedqQueue("clinic-a", relay.redis)
+    with relay.again() as own:
+        dispatcher = Dispatcher(
+            NodeSettings("clinic-a"), own, own, Role(own, "clinic-a", role.holder), nodes.NodeInfo()
+        )
+        thread = threading.Thread(target=dispatcher.run)
+        thread.start()
+        try:
+            wait_until(lambda: nodes.online(relay, ["clinic-a"])["clinic-a"], "the node is online")
+            run = federation.run()
+            message = run.push("clinic-a", "train", run.arrays(np.zeros(1)))
+            first = wait_until(queue.get_job_ids, "the job is queued")
+            assert relay.redis.lpop(queue.key)
+            if end == "failed":
+                relay.redis.hset(FedqJob.key_for(first[0]), "status", "failed")
+            second = wait_until(queue.get_job_ids, "another job is queued")
+        finally:
+            dispatcher.stop()
+            thread.join(10)
+    assert [*first, *second] == [f"clinic-a_{message}_1", f"clinic-a_{message}_2"]
+    relay.redis.delete(*relay.redis.keys("rq:*"))
+
+
 def test_a_job_is_described_in_words() -> None:
     assert describe(7, "train", "3", "clinic-a", 1) == "run 7 · train · round 3 · clinic-a · attempt 1"
     assert describe(7, "query.size", "warm-up", "b", 2) == "run 7 · query.size · warm-up · b · attempt 2"
