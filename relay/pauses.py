@@ -8,10 +8,11 @@ from redis.backoff import EqualJitterBackoff
 class Pauses:
     """Growing pauses: half of each is chance, so that those who lost the server together do not come back all at once.
 
-    ``most`` bounds how long a server that is back waits to be noticed, and so how fast a federation recovers.
+    ``most`` bounds how long a server that is back waits to be noticed, and so how fast a federation recovers. Two such
+    waits may follow one upon the other: a node that may not load the steps waits for a SuperLink that does.
     """
 
-    def __init__(self, first: float = 0.05, most: float = 1.0) -> None:
+    def __init__(self, first: float = 0.05, most: float = 0.5) -> None:
         self._backoff = EqualJitterBackoff(cap=most, base=first / 2)
         self._taken = 0
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 from fedq.relay.pauses import Pauses
 
 
-def test_pauses_grow_to_a_second_and_no_further() -> None:
+def test_pauses_grow_to_half_a_second_and_no_further() -> None:
     pauses = Pauses()
     taken = [pauses.next() for _ in range(40)]
     assert 0.025 <= taken[0] <= 0.1
-    assert all(0.5 <= pause <= 1.0 for pause in taken[6:])
+    assert all(0.25 <= pause <= 0.5 for pause in taken[6:])
 
 
 def test_they_differ_so_that_not_everyone_comes_back_at_once() -> None:
