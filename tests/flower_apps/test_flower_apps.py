@@ -134,8 +134,9 @@ def test_rounds_metrics_and_arrays_of_a_strategy_are_those_of_the_run(
     with np.load(tmp_path / "pulled" / "arrays.npz") as arrays, np.load(tmp_path / "out.npz") as saved:
         np.testing.assert_array_equal(next(iter(arrays.values())), next(iter(saved.values())))
     log = federation.fedq("log", number)
-    assert "the lifespan begins" in log
-    assert "the lifespan ends" in log
+    for whose in ("the", "the server's"):
+        assert f"{whose} lifespan begins" in log
+        assert f"{whose} lifespan ends" in log
     assert "[ROUND 3/3]" in log
 
 

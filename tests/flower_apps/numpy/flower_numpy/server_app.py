@@ -25,6 +25,13 @@ class Dying(FedAvg):
         return super().aggregate_train(server_round, replies)
 
 
+@app.lifespan()
+def lifespan(context: Context):
+    print("the server's lifespan begins")
+    yield
+    print("the server's lifespan ends")
+
+
 @app.main()
 def main(grid: Grid, context: Context) -> None:
     strategy = Dying(min_train_nodes=3, min_evaluate_nodes=3, min_available_nodes=3)
