@@ -46,11 +46,11 @@ def test_a_message_to_an_unknown_node(submit: Call, tmp_path: Path) -> None:
     def main(grid, context):
         grid.push_messages([Message(RecordDict(), "nowhere", "train")])
     """
-    submit(write_project(tmp_path, server=server)).fails(1, "nowhere")
+    submit(write_project(tmp_path, server=server)).fails(1, "no node of this name is registered: nowhere")
 
 
 def test_an_app_without_main(submit: Call, tmp_path: Path) -> None:
-    submit(write_project(tmp_path, server="")).fails(1, "main")
+    submit(write_project(tmp_path, server="")).fails(1, "without a main function", "@app.main()")
 
 
 def test_a_server_app_that_raises(submit: Call, tmp_path: Path) -> None:
@@ -142,7 +142,7 @@ def test_a_client_app_that_gives_back(submit: Call, tmp_path: Path, what: str) -
 
 def test_an_action_that_the_client_app_does_not_have(submit: Call, tmp_path: Path) -> None:
     client = "@app.evaluate()\ndef evaluate(message, context):\n    return None\n"
-    submit(write_project(tmp_path, client=client)).fails(1, "train")
+    submit(write_project(tmp_path, client=client)).fails(1, "@app.train()")
 
 
 def test_a_bundle_that_does_not_unpickle(submit: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -207,4 +207,4 @@ def test_a_node_that_vanishes(federation: Deployment, submit: Call, tmp_path: Pa
 
 
 def test_a_second_supernode_of_a_name(federation: Deployment, submit: Call, call: Call) -> None:
-    call("supernode", "--name", "a", url=federation.url).fails(1, "a", "another")
+    call("supernode", "--name", "a", url=federation.url).fails(1, "'a' is already running", "choose another --name")

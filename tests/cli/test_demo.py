@@ -7,20 +7,38 @@ import os
 import signal
 import subprocess
 import sys
+import tomllib
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import psutil
 import pytest
 
 from fedq.apps.testing import Federation
+from fedq.cli.federation import LocalFederation
+from fedq.relay import SuperLink
 from tests.cli.conftest import Call
 from tests.cli.deployment import running, write_project
 from tests.support import descendants, gone, wait_until
 
 ROOT = Path(__file__).parents[2]
+DIGITS = ROOT / "examples" / "digits"
 ROUNDS = 4
+
+SLOW = """
+import time
+
+@app.train()
+def train(message, context):
+    time.sleep(float(context.run_config["pause"]))
+    arrays = message.content["arrays"].to_numpy_ndarrays()
+    return Message(
+        RecordDict({"arrays": ArrayRecord([arrays[0] + 1]), "metrics": MetricRecord({"num-examples": 1})}),
+        reply_to=message,
+    )
+"""
 
 
 demo = partial(running, "demo")
@@ -77,28 +95,53 @@ def test_model_history_and_plot_are_where_it_says(result: dict[str, object]) -> 
     assert (folder / paths["plot"]).read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
 
 
-def test_a_federation_in_this_process_computes_the_same_bits(
-    result: dict[str, object], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    import tomllib
-
-    project = ROOT / "examples" / "digits"
-    config = tomllib.loads((project / "pyproject.toml").read_text())["tool"]["fedq"]["app"]["config"]
-    monkeypatch.syspath_prepend(str(project))
+def in_this_process(rounds: int, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    """The final arrays of the digits in `fedq.apps.testing`."""
+    config = tomllib.loads((DIGITS / "pyproject.toml").read_text())["tool"]["fedq"]["app"]["config"]
+    monkeypatch.syspath_prepend(str(DIGITS))
     from digits.client_app import app as client_app
     from digits.server_app import app as server_app
 
+    run = Federation(nodes=6).run(server_app, client_app, config={**config, "min-nodes": 6, "num-rounds": rounds})
+    return {name: array.numpy() for name, array in run.result.arrays.items()}
+
+
+def same_bits(ours: dict[str, Any], theirs: dict[str, Any]) -> bool:
+    return list(ours) == list(theirs) and all(
+        ours[name].dtype == theirs[name].dtype and ours[name].tobytes() == theirs[name].tobytes() for name in ours
+    )
+
+
+def test_a_federation_in_this_process_computes_the_same_bits(
+    result: dict[str, object], monkeypatch: pytest.MonkeyPatch
+) -> None:
     folder, paths = result["folder"], result["paths"]
     assert isinstance(folder, Path)
     assert isinstance(paths, dict)
-    run = Federation(nodes=6).run(server_app, client_app, config={**config, "min-nodes": 6, "num-rounds": ROUNDS})
     with np.load(folder / paths["model"]) as model:
-        ours = dict(model)
-    theirs = {name: array.numpy() for name, array in run.result.arrays.items()}
-    assert list(ours) == list(theirs)
-    for name in ours:
-        assert ours[name].dtype == theirs[name].dtype
-        assert ours[name].tobytes() == theirs[name].tobytes()
+        assert same_bits(dict(model), in_this_process(ROUNDS, monkeypatch))
+
+
+@pytest.mark.slow
+def test_another_app_on_the_same_six_nodes_at_the_same_time_changes_no_bit(
+    call: Call, tmp_path: Path, short_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = write_project(tmp_path, config="pause = 0.1", client=SLOW)
+    with LocalFederation(nodes=6, directory=short_folder, runs=3) as federation:
+        assert list(federation.wait_until_online())[-1] == 6
+        with SuperLink.connect(federation.url) as link:
+            digits = {"num-rounds": ROUNDS, "min-nodes": 6}
+            runs = [
+                link.submit(str(project), config=config)
+                for project, config in ((DIGITS, digits), (other, {"num-rounds": 8, "nodes": 6}), (DIGITS, digits))
+            ]
+            results = [run.result(timeout=120) for run in runs]
+            spans = [(info.started or 0.0, info.ended or 0.0) for info in (run.info() for run in runs)]
+        assert max(start for start, _ in spans) < min(end for _, end in spans), "all ran at the same time"
+    first, steps, second = ({name: array.numpy() for name, array in one.arrays.items()} for one in results)
+    assert np.array_equal(steps["0"], np.full(3, 8.0))
+    assert same_bits(first, second)
+    assert same_bits(first, in_this_process(ROUNDS, monkeypatch))
 
 
 def test_without_a_terminal_it_prints_lines_and_trains_any_project(tmp_path: Path) -> None:

@@ -77,6 +77,17 @@ def test_a_second_superlink_on_the_same_data_is_refused(call: Call, tmp_path: Pa
         assert service.stop() == 0, service.output()
 
 
+def test_a_run_without_any_node_says_so_and_the_next_one_works_once_there_is_one(
+    federation: OneNode, call: Call, tmp_path: Path
+) -> None:
+    project = write_project(tmp_path)
+    said = call("run", project, *ONE_NODE, url=federation.url)
+    said.fails(1, "0 of 1 nodes connected after 2 s", "start more SuperNodes")
+    assert "waiting for nodes: 0 of 1 nodes" in said.out
+    federation.serve_node("a", 0)
+    assert "finished" in call("run", project, *ONE_NODE, url=federation.url).succeeds().out
+
+
 def test_a_worker_adds_slots_to_a_node_and_goes_without_a_trace(federation: OneNode, call: Call) -> None:
     federation.serve_node("a", 0)
     wait_until(lambda: federation.workers("a") == 1, lambda: federation.output(), timeout=30)
