@@ -58,11 +58,37 @@ def test_drop_outs_at_different_stages_count_together() -> None:
     assert np.array_equal(watched.sums[0], watched.expected(set(range(10)) - {1, 4}))
 
 
-def test_with_few_neighbours_each_the_sum_is_the_same() -> None:
-    watched = Watched(12, {3: stages.COLLECT}, num_neighbours=6)
+def with_few_neighbours(lost: int, stage: str) -> tuple[Watched, list[int]]:
+    """A run in which 12 nodes share with 6 each, and so many of the neighbours of node-0 drop out: who they are."""
+    watched, gone = Watched(12, num_neighbours=6), list[int]()
+    drawn = watched.strategy._graph
+
+    def graph(public: Any) -> dict[str, list[str]]:
+        made = drawn(public)
+        names = made["node-0"][:lost]
+        watched.drops.update(dict.fromkeys(names, stage))
+        gone.extend(int(name.removeprefix("node-")) for name in names)
+        return made
+
+    watched.strategy._graph = graph  # type: ignore[method-assign]
+    return watched, gone
+
+
+@pytest.mark.parametrize("stage", [stages.SHARE, stages.COLLECT, stages.UNMASK])
+def test_with_few_neighbours_each_the_sum_is_exact_whichever_of_them_drop_out(stage: str) -> None:
+    watched, gone = with_few_neighbours(2, stage)
     assert watched.strategy.tolerated_dropouts(12) == 2
     watched.execute()
-    assert np.array_equal(watched.sums[0], watched.expected(set(range(12)) - {3}))
+    left = range(12) if stage == stages.UNMASK else set(range(12)) - set(gone)
+    assert np.array_equal(watched.sums[0], watched.expected(left))
+
+
+@pytest.mark.parametrize("stage", [stages.SHARE, stages.COLLECT, stages.UNMASK])
+def test_with_few_neighbours_one_more_of_one_node_fails_with_words(stage: str) -> None:
+    watched, _ = with_few_neighbours(3, stage)
+    with pytest.raises(NoUsableReplies, match=r"too many nodes have dropped out.*of 12 nodes 2 may drop out"):
+        watched.execute()
+    assert watched.sums == []
 
 
 def test_a_node_that_shares_with_few_is_tied_to_as_many_and_they_to_it() -> None:
