@@ -24,6 +24,13 @@ class Mutation:
         instead = f" -> {self.instead}" if self.instead else ""
         return f"{self.step}: {' '.join(self.text.split())}{which}{instead}"
 
+    def place(self, source: str) -> tuple[int, int]:
+        """Where it is in ``source``: from and to."""
+        at = -1
+        for _ in range(self.occurrence + 1):
+            at = source.index(self.text, at + 1)
+        return at, at + len(self.text)
+
     def apply(self, source: str) -> str:
         """``source`` without the check."""
         parts = source.split(self.text)
@@ -58,6 +65,9 @@ def M(step: str, text: str, instead: str = "", occurrence: int = 0) -> Mutation:
 
 MUTATIONS = [
     # -- shared ---
+    M("_prelude", "if found ~= 'none' and found ~= kind then", "if false then"),
+    M("_prelude", "found ~= 'none' and "),
+    M("_prelude", "if manifest then", "if false then"),
     M("_prelude", "status == 'pending' or "),
     M("_prelude", " or status == 'running'"),
     M("_prelude", "if not manifest then return nil end", "if not manifest then manifest = '2|8' end"),
@@ -89,6 +99,7 @@ MUTATIONS = [
     M("adopt", "ARGV[2] ~= '' and "),
     M("adopt", "redis.call('SADD', owners, owner)"),
     M("adopt", "redis.call('SADD', KEYS[1], ARGV[5] == '1' and (owner .. ' ' .. d) or d)"),
+    M("adopt", "if ARGV[7] == '1' then", "if true then"),
     M("adopt", "elseif fresh then", "else"),
     M("adopt", "redis.call('PEXPIRE', owners, ttl)"),
     M("adopt", "if not complete(prefix, d) then", "if false then"),
@@ -147,6 +158,7 @@ MUTATIONS = [
     M("checkpoint", "f['token'] == ARGV[2] and "),
     M("checkpoint", " and f['data'] == ARGV[4]"),
     M("checkpoint", "return {'OK', at, tonumber(redis.call('HGET', run, 'rev'))}"),
+    M("checkpoint", "if not chunks[d] then missing[#missing + 1] = d end", "chunks[d] = chunks[d] or 2"),
     M("checkpoint", "if #missing > 0 then", "if false then"),
     M("checkpoint", "redis.call('DEL', journal)"),
     M("checkpoint", "redis.call('SADD', ARGV[7] .. d .. ':owners', owner)"),
@@ -160,6 +172,7 @@ MUTATIONS = [
     # -- claim ---
     M("claim", "if not lives then return {'STOPPED', status} end"),
     M("claim", "if not f then return {'GONE'} end", "if not f then f, flat = {deadline = '9e15'}, {} end"),
+    M("claim", "if held then", "if false then"),
     M("claim", "if c[2] == token then", "if false then"),
     M("claim", "elseif c[2] ~= '' then", "else"),
     M("claim", "if left > 0 then return {'BUSY', text_ms(left)} end"),
@@ -189,6 +202,7 @@ MUTATIONS = [
     M("clean_node", "redis.call('HDEL', KEYS[1], 'cleaned')"),
     M("clean_node", "redis.call('HSET', KEYS[1], 'cleaned', '1')"),
     M("clean_node", "redis.call('EXISTS', KEYS[1]) == 1", "true"),
+    M("clean_node", "if #waiting > 0 then", "if false then"),
     M("clean_node", "if id and of_run[id] then", "if id then"),
     M("clean_node", "redis.call('XACK', inbox, ARGV[3], e[1])"),
     M("clean_node", "redis.call('XDEL', inbox, e[1])"),
@@ -238,6 +252,7 @@ MUTATIONS = [
     M("commit", "if c[2] ~= token then return {'SUPERSEDED'} end"),
     M("commit", "if redis.call('ZRANGE', order, 0, 0)[1] ~= message then return {'SUPERSEDED'} end"),
     M("commit", "if not requested[d] then", "if true then"),
+    M("commit", "if #missing > 0 then", "if false then"),
     M("commit", "if not chunks[d] then missing[#missing + 1] = d end", "chunks[d] = chunks[d] or 2"),
     M("commit", "if not chunks[d] then missing[#missing + 1] = d end", "chunks[d] = chunks[d] or 2", 1),
     M("commit", "redis.call('HDEL', claims, message)"),
@@ -269,6 +284,7 @@ MUTATIONS = [
     M("finish", "ARGV[2] ~= '' and redis.call('HGET', run, 'ended_by')", "redis.call('HGET', run, 'ended_by')"),
     M("finish", "if ARGV[2] ~= '' and redis.call('HGET', run, 'token') ~= ARGV[2] then return {'FENCED'} end"),
     M("finish", "ARGV[2] ~= '' and redis.call('HGET', run, 'token')", "redis.call('HGET', run, 'token')"),
+    M("finish", "if not chunks[d] then missing[#missing + 1] = d end", "chunks[d] = chunks[d] or 2"),
     M("finish", "if #missing > 0 then", "if false then"),
     M("finish", "redis.call('HDEL', run, 'lease', 'detail')"),
     M("finish", "redis.call('SADD', ARGV[8] .. d .. ':owners', owner)"),
@@ -276,13 +292,16 @@ MUTATIONS = [
     M("finish", "persist(ARGV[8], d, chunks[d])"),
     # -- free ---
     M("free", "if ARGV[2] ~= '' and redis.call('HGET', run, 'token') ~= ARGV[2] then return {'FENCED'} end"),
+    M("free", "if known then", "if false then"),
     M("free", "if answer[1] then", "if true then answer[1] = answer[1] or '0-1' answer[2] = answer[2] or ''"),
     M("free", "if disown(node .. 'obj:', d, message) then redis.call('SREM', node .. 'objs:' .. ARGV[1], d) end"),
     M("free", "redis.call('XDEL', node .. 'replies:' .. ARGV[1], answer[1])"),
     M("free", "redis.call('UNLINK', out)"),
     M("free", "redis.call('HDEL', sent, message)"),
     M("free", "redis.call('ZREM', deadlines, message)"),
+    M("free", "if next(checkpoints) then", "if false then"),
     M("free", "checkpoints[split(value)[5]] = nil"),
+    M("free", "if next(checkpoints) then", "if false then", 1),
     M("free", "if pair[1] == ARGV[1] .. ':' .. c then", "if true then"),
     M("free", "disown(base .. 'obj:', pair[2], pair[1])"),
     M("free", "redis.call('SREM', run_objs, member)"),
@@ -303,7 +322,10 @@ MUTATIONS = [
     M("push", "if at ~= checkpoint then return {'STALE', at} end"),
     M("push", "if before and before ~= request then return {'MISMATCH'} end"),
     M("push", "if redis.call('SISMEMBER', nodes, node) == 0 then unknown[#unknown + 1] = node end"),
+    M("push", "if #unknown > 0 then", "if false then"),
+    M("push", "if not chunks[d] then\n", "if false then\n"),
     M("push", "if not chunks[d] then missing[#missing + 1] = d end", "chunks[d] = chunks[d] or 2"),
+    M("push", "if #missing > 0 then", "if false then"),
     M("push", "redis.call('HSET', journal, name, request)"),
     M("push", "redis.call('SADD', prefix .. d .. ':owners', owner)"),
     M("push", "redis.call('SADD', run_objs, owner .. ' ' .. d)"),
@@ -330,9 +352,11 @@ MUTATIONS = [
     M("renew_run", "if not lives then return {'OVER', status} end"),
     M("renew_run", "if redis.call('HGET', run, 'token') ~= ARGV[1] then return {'FENCED'} end"),
     M("renew_run", "redis.call('HDEL', run, 'lease')"),
+    M("renew_run", "if lease > 0 then", "if true then"),
     M("renew_run", "if ARGV[3] ~= '1' then", "if true then"),
     M("renew_run", "if ARGV[3] ~= '1' then", "if false then"),
     # -- resume_run ---
+    M("resume_run", "if lives then", "if false then"),
     M("resume_run", "if redis.call('HGET', run, 'resumed_by') == ARGV[2] then return {'OK'} end"),
     M("resume_run", "redis.call('HGET', run, 'resumed_by') == ARGV[2]", "true"),
     M("resume_run", "if status ~= 'failed' then return {'OVER', status} end"),
@@ -347,6 +371,7 @@ MUTATIONS = [
         "redis.call('SREM', ARGV[3] .. d .. ':owners', 'upload') end",
     ),
     M("submit", "if redis.call('SCARD', ARGV[3] .. d .. ':owners') > 1 then", "if true then"),
+    M("submit", "if not chunks[d] then missing[#missing + 1] = d end", "chunks[d] = chunks[d] or 2"),
     M("submit", "if #missing > 0 then", "if false then"),
     M("submit", "redis.call('SADD', ARGV[3] .. d .. ':owners', run .. ':app')"),
     M(
