@@ -58,11 +58,12 @@ class DifferentialPrivacy(Strategy):
     its result; whether that hides a node is up to how far one reply can move that result, and a warning says so.
 
     What is private are the arrays. Metrics are passed on as they are. The noise of a round follows from a seed, drawn
-    once per run from the system's randomness, and the number of the round. The seed is in the checkpoint, which is also
-    written before the first round: a run that was interrupted goes on with the same noise. Whoever can read the
-    ServerApp's Context can take the noise off. Noise in floating point is no perfect Gaussian (I. Mironov, "On
-    Significance of the Least Significant Bits for Differential Privacy", 2012), NumPy's generator (PCG64) is none for
-    cryptography, and a clipped update is longer than the norm by what rounding to the dtype of the model adds.
+    once per run from the system's randomness, the number of the start in its run, and that of the round. The seed is in
+    the checkpoint, which is also written before the first round: a run that was interrupted goes on with the same
+    noise. Whoever can read the ServerApp's Context can take the noise off. Noise in floating point is no perfect
+    Gaussian (I. Mironov, "On Significance of the Least Significant Bits for Differential Privacy", 2012), NumPy's
+    generator (PCG64) is none for cryptography, and a clipped update is longer than the norm by what rounding to the
+    dtype of the model adds.
 
     What that guarantees: the node's update replaced by none, its weight kept, moves the average by at most
     ``clipping_norm * s``; the noise is `noise_multiplier` times that. Weights and who answered are not hidden. It is a
@@ -236,8 +237,13 @@ class DifferentialPrivacy(Strategy):
         self.strategy._prepare(grid, timeout)
 
     def generator(self, server_round: int, purpose: int) -> np.random.Generator:
-        """The source of a round's noise for one purpose. Asked again, it gives the same numbers again."""
-        return np.random.default_rng(np.random.SeedSequence(self._seed(), spawn_key=(server_round, purpose)))
+        """The source of a round's noise for one purpose. Asked again, it gives the same numbers again.
+
+        A run may start the same object several times: each of its starts has noise of its own, since the difference of
+        two models with the same noise would be without any.
+        """
+        start = 1 if self._grid is None else self._grid.strategy_starts
+        return np.random.default_rng(np.random.SeedSequence(self._seed(), spawn_key=(start, server_round, purpose)))
 
     def _seed(self) -> int:
         if self._noise_seed is None:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from fedq.apps import ArrayRecord, Error, Message, MetricRecord
+from fedq.apps import ArrayRecord, Context, Error, Grid, Message, MetricRecord, ServerApp
 from fedq.apps.errors import StrategyError
 from fedq.apps.mod import adaptiveclipping_mod, fixedclipping_mod
 from fedq.apps.strategy import (
@@ -26,7 +26,7 @@ from fedq.apps.strategy import (
 )
 from fedq.apps.testing import Federation, Interrupted
 from tests.apps.federations import averaging_app, model_of, training_app
-from tests.apps.strategies.scripted import Reply, single, trained
+from tests.apps.strategies.scripted import Reply, record, scripted_app, single, trained
 
 START = single(1.0, 1.0)
 # Updates of norm 5 and 0.5.
@@ -157,6 +157,22 @@ def test_each_round_and_each_purpose_has_noise_of_its_own() -> None:
     strategy = fixed(noise_seed=5)
     drawn = {float(strategy.generator(number, purpose).normal()) for number in range(1, 9) for purpose in range(2)}
     assert len(drawn) == 16
+
+
+def test_a_wrapper_that_is_started_twice_in_a_run_has_other_noise_the_second_time() -> None:
+    # Else the difference of the two models would be without noise.
+    models: list[Any] = []
+    app, zeros = ServerApp(), {"0": np.zeros(3)}
+
+    @app.main()
+    def main(grid: Grid, context: Context) -> None:
+        strategy = fixed(noise=1.0)
+        for _ in range(2):
+            result = strategy.start(grid, record(zeros), num_rounds=1)
+            models.append(result.arrays["0"].numpy())
+
+    Federation(2).run(app, scripted_app([[Reply(zeros)] * 2]))
+    assert (models[0] != models[1]).all()
 
 
 # -- the adaptive norm -------------------------------------------------------------------------------------------------
