@@ -147,8 +147,10 @@ class Housekeeper:
     def _tell(self, error: RelayError) -> None:
         """Say what is waited for: once, and again after a while, since a server may be full or read-only for hours."""
         now = self.clock()
-        if str(error) != self._told or now >= self._told_at + SAY_AGAIN:
-            self._told, self._told_at = str(error), now
+        # A server that goes away is first a connection that closed, and then one that is refused.
+        trouble = "away" if isinstance(error, RelayUnavailable) else str(error)
+        if trouble != self._told or now >= self._told_at + SAY_AGAIN:
+            self._told, self._told_at = trouble, now
             log.warning("housekeeping: %s; waiting", error)
 
     def _connect(self) -> None:

@@ -13,7 +13,7 @@ from fedq.apps.wire import decode_error
 from fedq.relay import links, messages, nodes, runs
 from fedq.relay.claims import new_token
 from fedq.relay.connection import Relay
-from fedq.relay.errors import RelayReadOnly
+from fedq.relay.errors import RelayError, RelayReadOnly, RelayUnavailable
 from fedq.relay.host import process_name
 from fedq.relay.housekeeping import JOB_PATIENCE, SAY_AGAIN, Housekeeper
 from fedq.relay.jobs import FedqQueue, fetch
@@ -244,8 +244,9 @@ def test_a_run_is_looked_at_when_the_lease_of_its_holder_ends_and_not_a_turn_lat
     assert queued(setting) == [f"_serverapps_{run}_2"]
 
 
-def test_a_server_that_stays_read_only_is_told_of_once_and_again_after_a_while(
-    keep: Keep, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+@pytest.mark.parametrize("trouble", [RelayReadOnly("no writes here"), RelayUnavailable("closed, or refused")])
+def test_a_server_in_trouble_is_told_of_once_and_again_after_a_while(
+    keep: Keep, trouble: RelayError, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     clock, turns = Clock(), 0
     keeper = keep(clock=clock)
@@ -257,12 +258,12 @@ def test_a_server_that_stays_read_only_is_told_of_once_and_again_after_a_while(
             clock.now += SAY_AGAIN
         if turns == 5:
             keeper.stop()
-        raise RelayReadOnly("no writes here")
+        raise trouble
 
     monkeypatch.setattr(keeper, "turn", refused)
     keeper.run()
     assert turns == 5
-    assert caplog.messages == ["housekeeping: no writes here; waiting"] * 2
+    assert caplog.messages == [f"housekeeping: {trouble}; waiting"] * 2
 
 
 def test_housekeeping_outlives_the_server(own_server: RealServer) -> None:
