@@ -5,12 +5,14 @@ from __future__ import annotations
 import os
 import sys
 import types
+from inspect import signature
 
 import numpy as np
 import pytest
 
 from fedq.apps import ClientApp, Context, ErrorCode, Message, RecordDict
 from fedq.relay import messages, objects
+from fedq.relay.superlink import SuperLink
 from tests.node.conftest import FORK_OR_ALL, Federation, HandRun
 from tests.support.waiting import wait_until
 
@@ -176,8 +178,9 @@ def test_a_killed_app_is_tried_again_and_answered_once(federation: Federation, i
 
 @pytest.mark.parametrize("isolation", FORK_OR_ALL)
 def test_an_app_that_always_dies_is_answered_after_its_last_try(federation: Federation, isolation: str) -> None:
+    tries = signature(SuperLink.submit).parameters["max_deliveries"].default
     federation.site(isolation=isolation)
-    run = federation.run(max_deliveries=2)
+    run = federation.run()  # with the default limit
 
     message = run.push("clinic-a", "train.die", run.config(times=99))
 
@@ -186,7 +189,7 @@ def test_an_app_that_always_dies_is_answered_after_its_last_try(federation: Fede
     if isolation != "inline":
         assert error.code == ErrorCode.CLIENT_APP_CRASHED
         assert "SIGKILL" in str(error.reason)
-    assert len(run.notes()) == 2
+    assert run.wait_for(message).attempt == len(run.notes()) == tries == 5
     still_works(run, 1)
 
 
