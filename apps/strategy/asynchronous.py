@@ -446,6 +446,8 @@ class Asynchronous(FedAvg):
         if self._round >= self._rounds:
             # Their replies would be of no use any more.
             grid.cancel(tuple(self._flight.training))
+            if self._flight.buffered:
+                self.merge(self._progress.result.arrays)  # lets go of them; nobody wants what it makes
             self._flight.finished += [*self._flight.training, *self._flight.buffered]
             self._flight.training.clear()
             self._flight.buffered.clear()

@@ -268,6 +268,23 @@ def test_it_goes_on_with_a_buffer_that_was_filled_in_part() -> None:
     same(run.execute(), whole)
 
 
+def test_what_no_update_took_is_not_in_the_first_update_of_another_start() -> None:
+    results: list[float] = []
+    app = ServerApp()
+
+    @app.main()
+    def main(grid: Grid, context: Context) -> None:
+        strategy = FedBuff(3, max_failed_rounds=None, fraction_evaluate=0.0)
+        for _ in range(2):
+            result = strategy.start(grid, ArrayRecord([np.zeros(2)]), num_rounds=1)
+            results.append(float(result.arrays.to_numpy_ndarrays()[0][0]))
+
+    run = with_a_buffer_that_stays_short().run(app, adding(STEPS))
+    assert [told["replies"] for told in rounds_of(run)] == [1, 3]
+    # Nothing, then node-0 after two seconds, node-1 after three and node-0 again after four.
+    assert results == [0.0, pytest.approx((1.0 + 10.0 + 1.0) / 3, abs=1e-12)]
+
+
 def test_replies_of_the_largest_elements_are_read_against_the_model_that_their_node_had() -> None:
     whole = trained(lambda: FedBuff(2, fraction_evaluate=0.0), 4)
     app = ClientApp(mods=[CompressionMod(top_k=1.0)])
