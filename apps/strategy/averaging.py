@@ -71,6 +71,26 @@ class ArrayAverage:
             InconsistentReply: names, shapes or kinds of the arrays do not fit, or a value is not finite. Nothing was
                 added then.
         """
+        # All is checked before anything is added, so that a refused reply leaves no trace.
+        sums, terms = self._checked(record, weight)
+        for entry, parts in terms:
+            for values, largest in parts:
+                entry.add(values, weight, largest)
+        self._sums = sums
+        self._weights.append(weight)
+
+    def check(self, record: Mapping[str, Array], weight: float) -> None:
+        """Whether `add` would take a record now.
+
+        Raises:
+            InconsistentReply: it would not.
+        """
+        self._checked(record, weight)
+
+    def _checked(
+        self, record: Mapping[str, Array], weight: float
+    ) -> tuple[dict[str, _ArraySum], list[tuple[_ArraySum, list[tuple[NDArray[Any], float]]]]]:
+        """The sums, and what a record adds to each."""
         sums = self._sums
         if sums is None:
             sums = {name: _ArraySum.like(numpy_of(name, array), anchored=False) for name, array in record.items()}
@@ -78,13 +98,9 @@ class ArrayAverage:
             raise InconsistentReply(f"its ArrayRecord lacks {named(missing)}")
         if foreign := record.keys() - sums.keys():
             raise InconsistentReply(f"its ArrayRecord has {named(foreign)}, which the model does not have")
-        # All is checked before anything is added, so that a refused reply leaves no trace.
-        terms = [(entry, entry.checked(name, numpy_of(name, record[name]), weight)) for name, entry in sums.items()]
-        for entry, parts in terms:
-            for values, largest in parts:
-                entry.add(values, weight, largest)
-        self._sums = sums
-        self._weights.append(weight)
+        return sums, [
+            (entry, entry.checked(name, numpy_of(name, record[name]), weight)) for name, entry in sums.items()
+        ]
 
     def result(self, over: float | None = None) -> ArrayRecord | None:
         """The average so far, or None when nothing was added. `over`: divide by this instead of the weights' sum."""

@@ -10,7 +10,7 @@ from fedq.apps.arrayrecord import ArrayRecord
 from fedq.apps.message import Message
 from fedq.apps.metricrecord import MetricRecord
 from fedq.apps.strategy.fedavg import FedAvg
-from fedq.apps.strategy.folding import FoldedMetrics, MetricsAggregation
+from fedq.apps.strategy.folding import FoldedMetrics, MetricsAggregation, UsableReply
 from fedq.apps.strategy.options import RoundOptions
 from fedq.apps.strategy.reply_store import MEMORY_LIMIT, ReplyStore
 
@@ -66,6 +66,13 @@ class Gathering(FedAvg):
             )
         self.memory_limit = memory_limit
 
+    def admit(self, reply: UsableReply) -> None:
+        """Look at a reply before it is stored, for what `combine` could not work with. Nothing by default.
+
+        Raises:
+            InconsistentReply: it counts as failed.
+        """
+
     @abstractmethod
     def combine(self, store: ReplyStore, metrics: FoldedMetrics) -> tuple[ArrayRecord | None, MetricRecord | None]:
         """The new arrays, or None to keep the old ones, and the metrics of a round with at least one usable reply."""
@@ -75,9 +82,10 @@ class Gathering(FedAvg):
     ) -> tuple[ArrayRecord | None, MetricRecord | None]:
         """Collect the usable replies, then combine them."""
         with ReplyStore(self._sent, self.memory_limit) as store:
-            metrics = self.fold(
-                replies,
-                lambda reply: store.add(reply.key, reply.arrays, reply.weight),
-                self.train_metrics_aggr_fn,
-            )
+
+            def take(reply: UsableReply) -> None:
+                self.admit(reply)
+                store.add(reply.key, reply.arrays, reply.weight)
+
+            metrics = self.fold(replies, take, self.train_metrics_aggr_fn)
             return self.combine(store, metrics) if len(store) else (None, None)

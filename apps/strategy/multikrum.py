@@ -8,7 +8,7 @@ from typing import Unpack
 from fedq.apps.arrayrecord import ArrayRecord
 from fedq.apps.metricrecord import MetricRecord
 from fedq.apps.strategy.averaging import ArrayAverage
-from fedq.apps.strategy.folding import FoldedMetrics, MetricsAggregation
+from fedq.apps.strategy.folding import FoldedMetrics, MetricsAggregation, UsableReply
 from fedq.apps.strategy.gathering import Gathering, GatherOptions
 from fedq.apps.strategy.krum_scores import enough, krum_scores, lowest
 from fedq.apps.strategy.reply_store import ReplyStore
@@ -79,6 +79,11 @@ class MultiKrum(Gathering):
             self.num_nodes_to_select,
         )
         super().summary()
+
+    def admit(self, reply: UsableReply) -> None:
+        """Refuse what could not be averaged, should it be chosen."""
+        if self.num_nodes_to_select > 1:
+            ArrayAverage(self._sent).check(reply.arrays, reply.weight)
 
     def combine(self, store: ReplyStore, metrics: FoldedMetrics) -> tuple[ArrayRecord | None, MetricRecord | None]:
         """The average of the replies of the lowest scores, and their metrics."""

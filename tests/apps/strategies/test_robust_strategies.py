@@ -103,6 +103,17 @@ def test_multi_krum_averages_those_of_the_lowest_scores() -> None:
     assert dict(metrics) == {"loss": 3.0}
 
 
+def test_a_reply_whose_weight_takes_it_beyond_float64_counts_as_failed_and_not_as_the_end_of_the_run() -> None:
+    replies = [Reply(single(1.0)), Reply(single(2.0)), Reply(single(1e305), 10**6)]
+    found = trained(MultiKrum(num_nodes_to_select=3), single(0.0), [replies])
+    np.testing.assert_array_equal(found.models[0]["0"], [1.5])
+    (failed,) = [event.data for event in found.run.events if event.kind == "reply-failed"]
+    assert failed["node"] == "node-2"
+    assert "times its weight 1e+06 is beyond the range of float64" in str(failed["reason"])
+    # One alone has no weight.
+    assert trained(Krum(), single(0.0), [[replies[2]] * 3]).models[0]["0"] == [1e305]
+
+
 def test_of_equal_scores_the_node_whose_name_comes_first_is_chosen() -> None:
     assert lowest(np.array([2.0, 1.0, 1.0, 1.0]), 2) == [1, 2]
     for order in itertools.permutations(range(3)):
