@@ -42,7 +42,9 @@ def new(name: str, directory: Path | None, as_json: bool) -> None:
 def package_name(name: str) -> str:
     """The import name of a project called ``name``. Raises Problem for a name that can have none."""
     package = name.lower().replace("-", "_")
-    if not _NAME.match(name) or keyword.iskeyword(package):
+    if keyword.iskeyword(package):
+        raise Problem(f"{name!r} is a word of Python's own, which no package can have as its name; choose another name")
+    if not _NAME.match(name):
         raise Problem(f"{name!r} cannot name a project: use letters, digits and '-', a letter first (such as my-app)")
     if package in ("fedq", "tests", "test"):
         raise Problem(f"{name!r} would hide another package; choose another name")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import click
+from click.core import ParameterSource
 
 from fedq.cli.options import Duration, debug_option, grace_option, log_format_option, redis_option
 
@@ -33,7 +34,9 @@ from fedq.cli.options import Duration, debug_option, grace_option, log_format_op
 @log_format_option
 @redis_option
 @debug_option
+@click.pass_context
 def superlink(
+    ctx: click.Context,
     slots: int,
     embedded_dir: Path | None,
     retention: float,
@@ -44,6 +47,9 @@ def superlink(
     redis_url: str | None,
 ) -> int:
     """Serve ServerApps and keep house. Any number may run: they hold no state. Ends on SIGTERM."""
+    # A variable that is set for the other commands is no contradiction.
+    if embedded_dir is not None and ctx.get_parameter_source("redis_url") is ParameterSource.COMMANDLINE:
+        raise click.UsageError("--embedded brings a server of its own; leave out --redis-url")
     from fedq.relay.service import run_superlink
 
     return run_superlink(

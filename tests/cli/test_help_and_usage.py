@@ -89,6 +89,7 @@ def test_every_command_that_reads_takes_json() -> None:
         (["supernode", "--name", "a", "--isolation", "vm"], "vm"),
         (["supernode", "--name", "a", "--config", "x"], "key=value"),
         (["superlink", "--log-format", "xml"], "xml"),
+        (["superlink", "--embedded", "data", "--redis-url", "redis://other"], "--embedded"),
         (["demo", "no-such-directory"], "no-such-directory"),
         (["runs", "prune", "--older-than", "-5"], "-5"),
     ],
