@@ -116,6 +116,11 @@ REPLIES = {
         "'metrics': MetricRecord({'num-examples': 1})}), reply_to=message)",
         "finite",
     ),
+    "a number of examples that is none": (
+        "return Message(RecordDict({'arrays': message.content['arrays'], "
+        "'metrics': MetricRecord({'num-examples': float('nan')})}), reply_to=message)",
+        "'num-examples' is nan",
+    ),
     "zero examples": (
         "return Message(RecordDict({'arrays': message.content['arrays'], "
         "'metrics': MetricRecord({'num-examples': 0})}), reply_to=message)",
