@@ -178,7 +178,8 @@ class Chaos:
                 self.site.listen(self.run, 0.02)
                 continue
             since = fault.since
-            before: object = marks[fault.node] if fault.node else checkpoint
+            # As it stands after the fault: what was done just before is no progress.
+            before: object = self._progress(fault) or (marks[fault.node] if fault.node else checkpoint)
             if fault.from_undo:
                 self._wait("the end of the fault", lambda: time.monotonic() >= self.undos[0][0])
                 begun = time.monotonic()
