@@ -29,8 +29,8 @@ def dashboard(bind: str, port: int, redis_url: str | None) -> None:
     if absent:
         raise Problem('rq-dashboard is not installed here; pip install "fedq[dashboard]" brings it')
     # rq-dashboard would start all the same, and show an error on every page.
-    with Relay.connect(redis_url) as relay:
-        relay.check()
+    with Relay.connect(redis_url) as relay, relay.errors():
+        relay.redis.ping()
     click.echo(f"http://{bind}:{port}", err=True)
     sys.stderr.flush()
     # Its address may hold a password, which a command line would show to everybody on this machine.
