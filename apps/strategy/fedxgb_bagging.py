@@ -15,6 +15,7 @@ from fedq.apps.grid import Grid
 from fedq.apps.message import Message, make_message
 from fedq.apps.metadata import Metadata
 from fedq.apps.metricrecord import MetricRecord
+from fedq.apps.outline import numpy_of
 from fedq.apps.recorddict import RecordDict
 from fedq.apps.strategy.boosted_trees import BoostedTrees
 from fedq.apps.strategy.fedavg import FedAvg
@@ -59,7 +60,7 @@ class FedXgbBagging(FedAvg):
     ) -> tuple[ArrayRecord | None, MetricRecord | None]:
         """Check the new trees as they arrive, and add them to the model in the order of node names."""
         ((name, sent),) = self.sent.items()
-        held = _bytes(sent)
+        held = sent.numpy(copy=False).tobytes()
         model = BoostedTrees(held) if held else None
         kept: list[tuple[ReplyKey, int, int, bytes]] = []
         metadata: dict[str, Metadata] = {}
@@ -73,7 +74,8 @@ class FedXgbBagging(FedAvg):
             arrays = reply.arrays
             if len(arrays) != 1:
                 raise InconsistentReply(f"its ArrayRecord has {len(arrays)} arrays instead of one")
-            data = _bytes(next(iter(arrays.values())))
+            ((place, array),) = arrays.items()
+            data = numpy_of(place, array).tobytes()
             trees = BoostedTrees(data)
             if model is not None:
                 model.check(trees)
@@ -99,7 +101,3 @@ class FedXgbBagging(FedAvg):
             made = model.to_bytes()
         aggregated = metrics.result(only={place for _, place, _, _ in kept})
         return ArrayRecord({name: Array(np.frombuffer(made, dtype=np.uint8))}), aggregated
-
-
-def _bytes(array: Array) -> bytes:
-    return array.numpy(copy=False).tobytes()

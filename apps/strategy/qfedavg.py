@@ -13,6 +13,7 @@ from fedq.apps.arrayrecord import ArrayRecord
 from fedq.apps.errors import InconsistentReply
 from fedq.apps.message import Message
 from fedq.apps.metricrecord import MetricRecord
+from fedq.apps.outline import numpy_of
 from fedq.apps.reals import Reals, norm, to_reals
 from fedq.apps.strategy.averaging import ArrayAverage
 from fedq.apps.strategy.fedavg import FedAvg
@@ -142,12 +143,16 @@ class QFedAvg(FedAvg):
 
 
 def _squared_distance(sent: ArrayRecord, arrays: ArrayRecord) -> float:
-    """``||sent - arrays|| ** 2``, of the arrays that fit; the average refuses a reply with others."""
+    """``||sent - arrays|| ** 2``, of the arrays that fit; the average refuses a reply with others.
+
+    Raises:
+        InconsistentReply: one of them is none that NumPy can read.
+    """
 
     def differences() -> Iterator[Reals]:  # one array at a time, since each is taken in float64
         for name, array in arrays.items():
             if name in sent:
-                one, other = to_reals(sent[name].numpy(copy=False)), to_reals(array.numpy(copy=False))
+                one, other = to_reals(sent[name].numpy(copy=False)), to_reals(numpy_of(name, array))
                 if one.size == other.size and np.isfinite(other).all():
                     yield one - other
 
