@@ -9,6 +9,7 @@ from fedq.node.cache import ObjectCache
 from fedq.relay import bundles, objects
 from fedq.relay.connection import Relay
 from fedq.relay.errors import ObjectCorrupt, ObjectMissing
+from fedq.relay.jobs import app_finished, app_started
 from fedq.relay.runs import AppInfo
 
 KEPT = 8
@@ -38,16 +39,22 @@ class AppCache:
     def load(self, relay: Relay, app: AppInfo) -> ClientApp:
         """The app of a run.
 
+        The time limit holds for loading, which runs the app's code; not for fetching, which may have to wait for the
+        server.
+
         Raises:
             AppUnavailable: the bundle is gone, damaged, does not load, or lacks a package that is named.
         """
         if (known := self._loaded.get(app.bundle)) is not None:
             return known
         data = self._fetch(relay, app)
+        app_started()
         try:
             loaded = bundles.load_client_app(app.kind, data, app.bundle, self.folder / "apps")
         except bundles.LoadError as error:
             raise AppUnavailable(str(error), error.traceback) from error
+        finally:
+            app_finished()
         if len(self._loaded) >= KEPT:
             self._loaded.pop(next(iter(self._loaded)))
         self._loaded[app.bundle] = loaded

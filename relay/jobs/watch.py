@@ -73,6 +73,7 @@ class Watch:
         self._heartbeat = heartbeat
         self._started = time.monotonic()
         self._deadline = None if limit is None else self._started + limit
+        self._app_begun = False
         self._done: float | None = None
         self._renewals: Ticker | None = None
         self._heartbeats: Ticker | None = None
@@ -88,6 +89,7 @@ class Watch:
             if not isinstance(value, dict) or self.ended is not None:
                 continue
             if "stage" in value:
+                self._app_begun = True
                 if value["stage"] == Stage.FINISHED:
                     self._deadline = None
                 elif self.limit is not None:
@@ -140,6 +142,10 @@ class Watch:
                 return Ended(outcome=Outcome("committed", {"lingered": True}))
             case Kill.SHUTDOWN:
                 return Ended(released=True)
+            case Kill.TIME_LIMIT if not self._app_begun:
+                # Not the app's doing: all that comes before it waits for the server, which may have been away.
+                detail = f"killed, as the app had not begun within its time limit of {self.limit:g} s"
+                return Ended(cause=Cause(CauseKind.EXIT, detail))
             case Kill.TIME_LIMIT:
                 return Ended(cause=Cause(CauseKind.TIME_LIMIT, f"killed at its time limit of {self.limit:g} s"))
             case Kill.STOPPED:

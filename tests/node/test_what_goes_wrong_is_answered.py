@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 import sys
+import time
 import types
 from inspect import signature
+from typing import Any
 
 import numpy as np
 import pytest
@@ -152,6 +154,22 @@ def test_a_hung_app_is_killed_at_its_time_limit_and_answered(federation: Federat
     (note,) = run.notes()
     pid = int(note.split()[-1])
     wait_until(lambda: not alive(pid), "the hung process is gone")
+
+
+class Hangs:
+    """What does not come back from being unpickled."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return time.sleep, (3600,)
+
+
+def test_an_app_that_hangs_while_it_is_loaded_is_answered_at_the_time_limit(federation: Federation) -> None:
+    federation.site()
+    app = ClientApp()
+    app.rest = Hangs()  # type: ignore[attr-defined]
+    run = federation.run(app, time_limit=0.6)
+
+    assert run.error(run.push("clinic-a", "train", run.config())).code == ErrorCode.TIME_LIMIT
 
 
 def test_the_nodes_own_limit_holds_where_the_run_has_none(federation: Federation) -> None:
