@@ -8,6 +8,7 @@ from contextlib import AbstractContextManager
 from typing import Any
 
 from fedq.apps.error import Error, ErrorCode
+from fedq.apps.errors import FedqError
 from fedq.apps.wire import encode_error
 from fedq.node.bundle import AppCache
 from fedq.node.cache import ObjectCache
@@ -17,12 +18,16 @@ from fedq.node.rehearsal import rehearse
 from fedq.node.settings import NodeSettings
 from fedq.relay import claims, events, messages
 from fedq.relay.claims import Commit, Renew
-from fedq.relay.connection import Relay
+from fedq.relay.connection import SOCKET_TIMEOUT, Relay
 from fedq.relay.host import process_name
-from fedq.relay.jobs import Assignment, Cause, CauseKind, FedqJob, ForeignJob, Outcome, Verdict, Work
+from fedq.relay.jobs import Assignment, Cause, CauseKind, FedqJob, ForeignJob, Outcome, Verdict, Work, parent
 from fedq.relay.logs import LogShipper, captured
 from fedq.relay.messages import Answered, Reason, text
 from fedq.relay.runs import OPEN
+
+AHEAD = 64 * 1024
+"""Bytes of an instruction and a Context that a worker hands to the process it has forked for them; with more it claims
+for itself."""
 
 
 class ClientAppWork(Work):
@@ -37,6 +42,7 @@ class ClientAppWork(Work):
         self._worker = process_name()
         self._relay: Relay | None = None
         self._renewals: Relay | None = None
+        self._steps: Relay | None = None
         # Made here and connected in whatever process uses it, so that a forked one has less to do.
         self._unused: Relay | None = self._connect("app", retries=3)
         rehearse()
@@ -55,11 +61,19 @@ class ClientAppWork(Work):
             self._renewals = self._connect("renew", retries=1)
         return self._renewals
 
-    def _connect(self, purpose: str, *, retries: int) -> Relay:
+    @property
+    def steps(self) -> Relay:
+        """The parent's connection for what it does on behalf of a process forked for one message. It gives up at once:
+        that process can do it as well, and wait."""
+        if self._steps is None:
+            self._steps = self._connect("steps", retries=0, timeout=2.0)
+        return self._steps
+
+    def _connect(self, purpose: str, *, retries: int, timeout: float = SOCKET_TIMEOUT) -> Relay:
         # Nobody has the time to read the name of a connection that serves one small message.
         brief = purpose == "app" and self.settings.isolation == "fork"
         name = "" if brief else f"fedq-{self.settings.name}-{purpose}"
-        return Relay.connect(self.settings.redis_url, client_name=name, retries=retries)
+        return Relay.connect(self.settings.redis_url, client_name=name, retries=retries, timeout=timeout)
 
     def assignment(self, job: FedqJob) -> Assignment:
         """The assignment of a job that a dispatcher made, with a new token."""
@@ -102,7 +116,7 @@ class ClientAppWork(Work):
 
     def forked(self) -> None:
         """Connections belong to the process that made them."""
-        self._relay = self._renewals = None
+        self._relay = self._renewals = self._steps = None
 
 
 class ClientAppAssignment(Assignment):
@@ -111,9 +125,17 @@ class ClientAppAssignment(Assignment):
     kind = "clientapp"
 
     def __init__(
-        self, work: ClientAppWork, errand: Errand, time_limit: float | None, settings: NodeSettings | None = None
+        self,
+        work: ClientAppWork,
+        errand: Errand,
+        time_limit: float | None,
+        settings: NodeSettings | None = None,
+        *,
+        alone: bool = True,
     ) -> None:
         self.work = work
+        self.alone = alone
+        """Whether this is all that the job is about."""
         self.settings = settings or work.settings
         self.errand = errand
         self.run_id = errand.run
@@ -138,6 +160,7 @@ class ClientAppAssignment(Assignment):
             apps=self.work.apps,
             cache=self.work.cache,
             imposed=self.work.imposed,
+            parent=parent() if self.alone else None,
             on_claim=self._claimed,
             on_error=self._failed,
         ).run()
@@ -170,6 +193,27 @@ class ClientAppAssignment(Assignment):
                 self._shipper.add(line, level="ERROR", origin="fedq")
 
     # -- the worker's parent process -----------------------------------------------------------------------------------
+
+    def ahead(self) -> Any:
+        """The claim, as the server answers it. Should it get lost, the child claims with the same token."""
+        e = self.errand
+        try:
+            claimed = claims.ask_claim(
+                self.work.steps, e.node, e.run, e.entry, e.message, e.token, lease=self.settings.lease, worker=e.worker
+            )
+        except FedqError:
+            return None
+        # A longer one could fill the socket while nobody reads it.
+        return claimed if claims.size(claimed) <= AHEAD else None
+
+    def answer(self, request: Any) -> Any:
+        """The child's commit. Should the answer get lost, the child commits again with the same token."""
+        e = self.errand
+        try:
+            committed = claims.commit(self.work.steps, e.node, e.run, e.entry, e.message, e.token, **request)
+        except FedqError:
+            return None
+        return committed.outcome.value
 
     def renew(self) -> Verdict:
         """Prolong the lease, or hear that it is of no use any more."""

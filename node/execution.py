@@ -39,7 +39,7 @@ from fedq.relay.errors import (
     RelayUnavailable,
     RunOver,
 )
-from fedq.relay.jobs import Outcome, app_finished, app_started
+from fedq.relay.jobs import Outcome, Parent, app_finished, app_started
 from fedq.relay.messages import Answered, Instruction, Reason
 from fedq.relay.pauses import Pauses
 from fedq.relay.runs import AppInfo
@@ -47,6 +47,9 @@ from fedq.relay.runs import AppInfo
 logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
+
+BY_PARENT = 1024 * 1024
+"""Bytes of a reply and a Context that the parent commits for a process forked for one message."""
 
 WAITED_FOR = (RelayUnavailable, RelayFull, RelayReadOnly)
 """Troubles of the server that pass."""
@@ -106,6 +109,7 @@ class Execution:
         apps: AppCache,
         cache: ObjectCache,
         imposed: Imposed | None = None,
+        parent: Parent | None = None,
         on_claim: Callable[[int], None] = lambda attempt: None,
         on_error: Callable[[Error], None] = lambda error: None,
         clock: Callable[[], float] = time.monotonic,
@@ -117,6 +121,7 @@ class Execution:
         self.apps = apps
         self.cache = cache
         self.imposed = imposed if imposed is not None else Imposed(settings.mods)
+        self._parent = parent
         self._on_claim = on_claim
         self._on_error = on_error
         self._clock = clock
@@ -126,12 +131,7 @@ class Execution:
 
     def run(self) -> Outcome:
         """Claim, execute, commit. Raises only what is our own mistake."""
-        e = self.errand
-        claimed = self._insist(
-            lambda: claims.claim(
-                self.relay, e.node, e.run, e.entry, e.message, e.token, lease=self.settings.lease, worker=e.worker
-            )
-        )
+        claimed = self._claim()
         if claimed.outcome is not Claim.OK:
             return self._not_claimed(claimed)
         instruction, app = claimed.instruction, claimed.app
@@ -151,6 +151,17 @@ class Execution:
         status = self._commit(reply, claimed)
         self.cache.put(self._fetched)
         return self._outcome(status, reply, claimed, seconds)
+
+    def _claim(self) -> Claimed:
+        """By the parent, or here."""
+        e = self.errand
+        if self._parent is not None and (answer := self._parent.ahead()) is not None:
+            return claims.parse_claimed(e.run, e.entry, answer)
+        return self._insist(
+            lambda: claims.claim(
+                self.relay, e.node, e.run, e.entry, e.message, e.token, lease=self.settings.lease, worker=e.worker
+            )
+        )
 
     # -- not our turn --------------------------------------------------------------------------------------------------
 
@@ -293,6 +304,8 @@ class Execution:
         """Upload and commit until the server says what became of it. One or two words."""
         e = self.errand
         blobs = dict(reply.blobs or {})
+        if not blobs and (outcome := self._commit_by_parent(reply)) not in (None, Commit.MISSING):
+            return str(outcome.value).lower()
         pauses = Pauses()
 
         def attempt() -> claims.Committed:
@@ -328,6 +341,22 @@ class Execution:
             # What we uploaded has expired or was lost in a failover; what the request brought was lost with it.
             blobs.update({d: self._fetched[d] for d in committed.missing if d in self._fetched})
             self._wait(pauses.next())
+
+    def _commit_by_parent(self, reply: Reply) -> Commit | None:
+        """The parent's connection is there already. None: whether it has committed or not, it has to be done again."""
+        data = reply.context[0] if reply.context is not None else b""
+        if self._parent is None or len(reply.body) + len(data) > BY_PARENT:
+            return None
+        request = {
+            "ok": reply.ok,
+            "body": reply.body,
+            "objects": reply.objects,
+            "context": reply.context,
+            "nbytes": reply.nbytes,
+            "code": reply.code,
+        }
+        outcome = self._parent.ask(request)
+        return None if outcome is None else Commit(outcome)
 
     def _insist(self, action: Callable[[], T]) -> T:
         """``action``, again with growing pauses while the server is away, full or read-only, until the deadline."""

@@ -125,7 +125,7 @@ class Batch(Assignment):
         self.run_id = run
         self.group = str(run)
         self.time_limit = time_limit
-        self.parts = [ClientAppAssignment(work, e, time_limit, work.virtual[e.node]) for e in errands]
+        self.parts = [ClientAppAssignment(work, e, time_limit, work.virtual[e.node], alone=False) for e in errands]
         self._clock = clock
         self._open = list(self.parts)
         self._doubted: str | None = None

@@ -102,12 +102,30 @@ def claim(
     OK needs: the run lives, the entry is there, its turn in (run, node) has come, it has not expired, and the run's
     ``max_deliveries`` is not used up. Each OK with a new token counts as an attempt.
     """
+    return parse_claimed(run, entry, ask_claim(relay, node, run, entry, message, token, lease=lease, worker=worker))
+
+
+def ask_claim(
+    relay: Relay, node: str, run: int, entry: str, message: str, token: str, *, lease: float = LEASE, worker: str = ""
+) -> list[Any]:
+    """:func:`claim` without a look at what the server answers: plain values, for :func:`parse_claimed`."""
     keys = relay.keys
-    reply = relay.call(
+    return relay.call(
         "claim",
         [keys.inbox(node), keys.claims(node), keys.order(node, run), keys.node_ctx(node, run)],
         [keys.run(run), entry, message, token, int(lease * 1000), worker.replace("|", "/")],
     )
+
+
+def size(reply: Any) -> int:
+    """Bytes of the values in a server's answer."""
+    if isinstance(reply, list):
+        return sum(size(item) for item in reply)
+    return len(reply) if isinstance(reply, bytes) else 8
+
+
+def parse_claimed(run: int, entry: str, reply: Sequence[Any]) -> Claimed:
+    """What the server has answered to :func:`ask_claim`."""
     outcome = Claim(text(reply[0]))
     if outcome is Claim.OK:
         return Claimed(

@@ -106,12 +106,21 @@ class Relay:
     Safe to share between threads, not between processes: a forked child calls :meth:`again`.
     """
 
-    def __init__(self, url: str, *, home: str = "0", client_name: str = "fedq", retries: int = 3) -> None:
+    def __init__(
+        self,
+        url: str,
+        *,
+        home: str = "0",
+        client_name: str = "fedq",
+        retries: int = 3,
+        timeout: float = SOCKET_TIMEOUT,
+    ) -> None:
         self.url = url
         self.home = home
         self.keys = Keys(home)
         self.client_name = client_name
         self._retries = retries
+        self._timeout = timeout
         try:
             self.redis: redis.Redis = redis.Redis.from_url(
                 url,
@@ -121,8 +130,8 @@ class Relay:
                 # Else redis-py looks its own version up in its metadata, which takes longer than a small message, and
                 # tells it with two requests per connection.
                 driver_info=None,
-                socket_timeout=SOCKET_TIMEOUT,
-                socket_connect_timeout=5.0,
+                socket_timeout=timeout,
+                socket_connect_timeout=min(timeout, 5.0),
                 retry=Retry(ExponentialBackoff(cap=0.5, base=0.02), retries),
             )
         except ValueError as error:
@@ -134,13 +143,27 @@ class Relay:
             ) from None
 
     @classmethod
-    def connect(cls, url: str | None = None, *, home: str = "0", client_name: str = "fedq", retries: int = 3) -> Relay:
+    def connect(
+        cls,
+        url: str | None = None,
+        *,
+        home: str = "0",
+        client_name: str = "fedq",
+        retries: int = 3,
+        timeout: float = SOCKET_TIMEOUT,
+    ) -> Relay:
         """A handle on the server at ``url`` (default: FEDQ_REDIS_URL, REDIS_URL, the local one). Connects lazily."""
-        return cls(resolve_url(url), home=home, client_name=client_name, retries=retries)
+        return cls(resolve_url(url), home=home, client_name=client_name, retries=retries, timeout=timeout)
 
     def again(self, *, client_name: str | None = None) -> Relay:
         """A new handle on the same server with connections of its own."""
-        return Relay(self.url, home=self.home, client_name=client_name or self.client_name, retries=self._retries)
+        return Relay(
+            self.url,
+            home=self.home,
+            client_name=client_name or self.client_name,
+            retries=self._retries,
+            timeout=self._timeout,
+        )
 
     def close(self) -> None:
         """Close every connection. The handle connects again when it is used again."""
@@ -176,7 +199,7 @@ class Relay:
 
     def block(self, milliseconds: float) -> int:
         """A BLOCK argument that ends well before the socket would be given up."""
-        return max(1, min(int(milliseconds), int(SOCKET_TIMEOUT * 500)))
+        return max(1, min(int(milliseconds), int(self._timeout * 500)))
 
     # -- the server --------------------------------------------------------------------------------------------------
 

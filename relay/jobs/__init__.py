@@ -9,10 +9,12 @@ from fedq.relay.jobs.work import (
     CauseKind,
     Isolation,
     Outcome,
+    Parent,
     Verdict,
     Work,
     app_finished,
     app_started,
+    parent,
 )
 from fedq.relay.jobs.worker import AppWorker, worker_name
 
@@ -32,6 +34,7 @@ __all__ = [
     "ForeignJob",
     "Isolation",
     "Outcome",
+    "Parent",
     "Supervisor",
     "Timing",
     "Verdict",
@@ -40,6 +43,7 @@ __all__ = [
     "app_started",
     "enqueue",
     "fetch",
+    "parent",
     "perform",
     "worker_name",
 ]

@@ -1,7 +1,8 @@
 """The child's side: execute an assignment and send back what became of it.
 
-Values sent to the parent: ``{"stage": …}`` when the app starts and finishes, then one of ``{"outcome": …}`` and
-``{"raised": …, "traceback": …}``.
+Values sent to the parent: ``{"stage": …}`` when the app starts and finishes, ``{"ask": …}`` for what it may do on its
+own connection, then one of ``{"outcome": …}`` and ``{"raised": …, "traceback": …}``. Values that come from it: what to
+execute, ``{"ahead": …}`` and ``{"answer": …}``.
 """
 
 from __future__ import annotations
@@ -15,15 +16,41 @@ from collections.abc import Callable
 from typing import Any, NoReturn
 
 from fedq.relay.jobs.frames import Channel
-from fedq.relay.jobs.work import Assignment, Stage, Work, bind_stage
+from fedq.relay.jobs.work import Assignment, Stage, Work, bind_parent, bind_stage
 
 __all__ = ["be", "execute", "leave", "serve"]
 
 log = logging.getLogger("fedq.worker")
 
 
-def execute(work: Work, assignment: Assignment, channel: Channel) -> bool:
-    """Execute one assignment and report to ``channel``; whether it came to an outcome."""
+class _Parent:
+    """The worker at the other end of the channel."""
+
+    def __init__(self, channel: Channel) -> None:
+        self._channel = channel
+        self._ahead = True
+
+    def ahead(self) -> Any:
+        if not self._ahead:
+            return None
+        self._ahead = False
+        return self._hear("ahead")
+
+    def ask(self, request: Any) -> Any:
+        self.ahead()
+        return self._hear("answer") if self._channel.send({"ask": request}) else None
+
+    def _hear(self, what: str) -> Any:
+        value = self._channel.receive_one()
+        return value.get(what) if isinstance(value, dict) else None
+
+
+def execute(work: Work, assignment: Assignment, channel: Channel, *, ahead: bool = False) -> bool:
+    """Execute one assignment and report to ``channel``; whether it came to an outcome.
+
+    ``ahead``: the parent sends what it has done ahead, and answers what it is asked.
+    """
+    bind_parent(_Parent(channel) if ahead else None)
     # Without a time limit nobody needs to know, and the worker sleeps on.
     bind_stage((lambda stage: _stage(channel, stage)) if assignment.time_limit is not None else None)
     try:

@@ -25,6 +25,7 @@ from fedq.relay.jobs.processes import (
     poll,
     reap_orphans,
 )
+from fedq.relay.jobs.stable import Horse, Stable
 from fedq.relay.jobs.watch import Ended, Kill, Watch
 from fedq.relay.jobs.work import Assignment, Cause, CauseKind, Isolation
 
@@ -75,8 +76,8 @@ class Executor(abc.ABC):
     def close(self) -> None:  # noqa: B027
         """End everything."""
 
-    def attend(self, child: Child, channel: Channel, watch: Watch) -> Ended:
-        """Watch over a child until it reports, ends or has to be killed."""
+    def attend(self, child: Child | Horse, channel: Channel, watch: Watch) -> Ended:
+        """Watch over a child until it reports, ends or has to be killed. What it asks for is done here."""
         worker = self.worker
         while True:
             fds = [channel.fileno(), *worker.signal_fds()]
@@ -86,7 +87,11 @@ class Executor(abc.ABC):
             poll(fds, timeout)
             command = worker.hear_commands()
             ended = child.ended()
-            watch.hear(channel.receive())
+            for value in channel.receive():
+                if isinstance(value, dict) and "ask" in value:
+                    channel.send({"answer": watch.assignment.answer(value["ask"])})
+                else:
+                    watch.hear([value])
             if watch.ended is not None:
                 return watch.ended
             if ended:
@@ -107,7 +112,7 @@ class Executor(abc.ABC):
                 return watch.killed(kill)
 
 
-def _cause(child: Child) -> Cause:
+def _cause(child: Child | Horse) -> Cause:
     status = child.status or 0
     if os.WIFSIGNALED(status):
         return Cause(CauseKind.SIGNAL, f"the process was {describe_status(status)}", code=os.WTERMSIG(status))
@@ -116,44 +121,71 @@ def _cause(child: Child) -> Cause:
 
 
 class ForkExecutor(Executor):
-    """A fresh process for each assignment."""
+    """A fresh process for each assignment, forked from the worker's stable."""
 
-    _child: Child | None = None
+    _stable: Stable | None = None
+    _horse: Horse | None = None
 
     def run(self, assignment: Assignment, begun: Callable[[], None], watch: Watch) -> Ended:
-        """Fork, and watch over the child."""
-        ours, theirs = pair()
-        child = fork()
-        if child is None:
-
-            def body() -> bool:
-                ours.close()
-                self.worker.forked()
-                return execute(self.worker.source, assignment, theirs)
-
-            be(body, theirs)
-        theirs.close()
-        self._child = child
+        """Have a horse forked, tell it what to do, and watch over it."""
+        self._horse, channel = self._ready().start()
         try:
+            channel.send(assignment.describe())
+            # While it comes to life.
+            channel.send({"ahead": assignment.ahead()})
             watch.show(begun)
-            return self.attend(child, ours, watch)
+            return self.attend(self._horse, channel, watch)
         finally:
-            ours.close()
+            channel.close()
+
+    def _ready(self) -> Stable:
+        self.tick()
+        if self._stable is None:
+            self._stable = Stable(self.worker.forked, self._work)
+        return self._stable
+
+    def _work(self, channel: Channel) -> bool:
+        source = self.worker.source
+        description = channel.receive_one()
+        if description is None:  # the worker has died
+            return False
+        return execute(source, source.rebuild(description), channel, ahead=True)
 
     def settle(self) -> None:
-        """Reap the child, which has nothing to do any more."""
-        if self._child is not None:
-            if not self._child.wait(2.0):  # threads or handlers of the app keep it
-                self._child.kill()
-                self._child.wait(10.0)
-            self._child = None
+        """Wait for the end of the horse, which has nothing to do any more."""
+        horse, self._horse = self._horse, None
+        if horse is not None and not horse.wait(2.0):  # threads or handlers of the app keep it
+            horse.kill()
+            horse.wait(10.0)
+        self.tick()
+
+    def fds(self) -> Iterable[int]:
+        """What tells that the stable has died."""
+        return [] if self._stable is None else [self._stable.fileno()]
+
+    def tick(self) -> None:
+        """Let go of a stable that has died."""
+        if self._stable is not None and not self._stable.alive:
+            self._drop()
+
+    def _drop(self) -> None:
+        """Let go of a stable that has died, and end what it had to."""
+        if self._stable is not None:
+            self._stable.close()
+            self._stable = None
             kill_orphans(self._foreign)
+
+    def forget(self) -> None:
+        """Close what leads to the stable."""
+        if self._stable is not None:
+            self._stable.forget()
 
     def close(self) -> None:
         """Kill what may be there."""
-        if self._child is not None:
-            self._child.kill()
-            self.settle()
+        if self._horse is not None:
+            self._horse.kill()
+        self.settle()
+        self._drop()
 
 
 @dataclass(slots=True)

@@ -157,22 +157,23 @@ class Child:
             os.killpg(self.pid, signal.SIGKILL)
 
 
-def fork(*, outlives_parent: bool = False) -> Child | None:
+def fork(*, outlives_parent: bool = False, plain: bool = False) -> Child | None:
     """Fork. In the parent, the child; in the child, None.
 
     The child has a process group of its own, default signal handling, /dev/null as its standard input and random
     numbers unlike its parent's. It dies with its parent, unless it ``outlives_parent``, which it then has to watch.
+    A parent that was forked so itself, and has left signals and standard input as they were, says that it is ``plain``.
     """
     sys.stdout.flush()
     sys.stderr.flush()
     parent = os.getpid()
     # A signal to the child waits until the child has its own handling: the parent's handlers would swallow it.
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, _TOLD_TO_END)
+    before = None if plain else signal.pthread_sigmask(signal.SIG_BLOCK, _TOLD_TO_END)
     pid = 0
     try:
         pid = os.fork()
     finally:
-        if pid or os.getpid() == parent:
+        if before is not None and (pid or os.getpid() == parent):
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
     if pid:
         # Both sides set the group, so that it is there whoever comes first.
@@ -182,12 +183,14 @@ def fork(*, outlives_parent: bool = False) -> Child | None:
     try:
         with contextlib.suppress(OSError):
             os.setpgid(0, 0)
-        reset_signals()
+        if not plain:
+            reset_signals()
         if not outlives_parent:
             die_with_parent(parent)
-        null = os.open(os.devnull, os.O_RDONLY)
-        os.dup2(null, 0)
-        os.close(null)
+        if not plain:
+            null = os.open(os.devnull, os.O_RDONLY)
+            os.dup2(null, 0)
+            os.close(null)
         random.seed()
         # Not by way of numpy itself, which would import its random numbers now.
         if (numpy_random := sys.modules.get("numpy.random")) is not None:

@@ -7,8 +7,10 @@ token), renews it and speaks for it when the process that executes it dies; that
     worker (parent)                                 child (fork, run) or the worker itself (inline)
     ---------------                                 ----------------------------------------------
     work.assignment(job)
-    job and token          --- fork, or pipe -->    [work.rebuild(description)]
-    assignment.renew(), each second                 assignment.execute(): claim, run the app, commit
+    description            --- pipe -->             work.rebuild(description)
+    assignment.ahead()     --- pipe -->             assignment.execute(): claim, run the app, commit
+    assignment.answer()    <-- pipe -->             parent().ask(), instead of a connection of its own
+    assignment.renew(), each second
     assignment.died() if the child died             outcome, back over a pipe
     RQ's own bookkeeping
 """
@@ -31,12 +33,15 @@ __all__ = [
     "CauseKind",
     "Isolation",
     "Outcome",
+    "Parent",
     "Stage",
     "Verdict",
     "Work",
     "app_finished",
     "app_started",
+    "bind_parent",
     "bind_stage",
+    "parent",
 ]
 
 
@@ -141,6 +146,22 @@ class Assignment(Protocol):
         """
         ...
 
+    def ahead(self) -> Any:
+        """What the parent of a fresh process does for it on its own connection while that comes to life: plain values,
+        which the child finds in :meth:`Parent.ahead`. None: nothing, or it could not; the child does it itself.
+
+        Must not raise, nor wait for the server longer than a few seconds.
+        """
+        return None
+
+    def answer(self, request: Any) -> Any:
+        """Do what the child of :meth:`ahead` asks for, on the parent's connection. None: the child has to do it itself,
+        whatever the parent may have done of it already.
+
+        Must not raise, nor wait for the server longer than a few seconds.
+        """
+        return None
+
     def renew(self) -> Verdict:
         """Prolong the lease. Called about every second from a thread of the parent, on a connection of its own.
 
@@ -192,6 +213,34 @@ class Work(Protocol):
 
     def forked(self) -> None:
         """Called first in every process forked from the worker: drop inherited connections here."""
+
+
+# -- what the parent does for its child ------------------------------------------------------------------------------
+
+
+class Parent(Protocol):
+    """The worker, as the process sees it that it has forked for one job. A connection of its own would cost that
+    process more than a small message: its parent's is there already."""
+
+    def ahead(self) -> Any:
+        """What :meth:`Assignment.ahead` has come to; None after the first call."""
+
+    def ask(self, request: Any) -> Any:
+        """What :meth:`Assignment.answer` says to plain values. None: do it yourself."""
+
+
+_parent: Parent | None = None
+
+
+def bind_parent(parent: Parent | None) -> None:
+    """Name the parent of the process that executes (the worker's code does this)."""
+    global _parent
+    _parent = parent
+
+
+def parent() -> Parent | None:
+    """The worker, if this process is one that was forked for a single job."""
+    return _parent
 
 
 # -- the clock of the time limit --------------------------------------------------------------------------------------

@@ -179,9 +179,9 @@ class Site:
         return [pid for worker in self.workers(service).values() for pid in self.executing(worker)]
 
     def executing(self, worker: int) -> list[int]:
-        """The children of a worker."""
+        """What descends from a worker: what its apps run in, and what that is forked from."""
         with contextlib.suppress(psutil.Error):
-            return [child.pid for child in psutil.Process(worker).children()]
+            return [child.pid for child in psutil.Process(worker).children(recursive=True)]
         return []
 
     def signal(self, pid: int, number: int) -> bool:

@@ -16,7 +16,7 @@ from tests.support import wait_until
 
 def test_values_arrive_whole_and_in_order() -> None:
     left, right = pair()
-    values = [{"n": 1}, "ä" * 100_000, None, [1.5, True]]
+    values = [{"n": 1}, "ä" * 100_000, None, [1.5, True], b"\0\xff"]
     sender = threading.Thread(target=lambda: [left.send(value) for value in values])
     sender.start()
     received: list[object] = []
@@ -32,7 +32,7 @@ def test_values_arrive_whole_and_in_order() -> None:
 def test_half_a_value_waits_for_its_other_half() -> None:
     raw, end = socket.socketpair()
     channel = Channel(end)
-    data = struct.pack("!I", 5) + b"[1,2]"
+    data = struct.pack("!I", 3) + b"\x92\x01\x02"
     for byte in data[:-1]:
         raw.sendall(bytes([byte]))
         assert channel.receive() == []
@@ -44,7 +44,7 @@ def test_half_a_value_waits_for_its_other_half() -> None:
     channel.close()
 
 
-@pytest.mark.parametrize("garbage", [b"\xff\xff\xff\xff", struct.pack("!I", 3) + b"{]}"])
+@pytest.mark.parametrize("garbage", [b"\xff\xff\xff\xff", struct.pack("!I", 3) + b"\xc1\xc1\xc1"])
 def test_what_was_not_written_by_us_closes_the_channel(garbage: bytes) -> None:
     raw, end = socket.socketpair()
     channel = Channel(end)

@@ -28,6 +28,7 @@ import redis
 
 from fedq.relay.jobs import (
     AppWorker,
+    Assignment,
     Cause,
     ChildContext,
     ChildSpec,
@@ -42,7 +43,7 @@ from fedq.relay.jobs import (
 )
 
 
-class Toy:
+class Toy(Assignment):
     """One assignment."""
 
     kind = "clientapp"
