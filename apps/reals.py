@@ -27,6 +27,17 @@ def from_reals(values: Reals, dtype: np.dtype[Any], shape: tuple[int, ...]) -> N
         return flat.astype(dtype).reshape(shape)
 
 
+def from_reals_in_range(values: Reals, dtype: np.dtype[Any], shape: tuple[int, ...]) -> NDArray[Any]:
+    """As `from_reals`; in double precision where that dtype would make a finite value infinite.
+
+    For models that later ones are made of: an infinite number in them would never go away.
+    """
+    made = from_reals(values, dtype, shape)
+    if np.isfinite(made).all() or not np.isfinite(values).all():
+        return made
+    return from_reals(values, np.dtype(np.complex128 if dtype.kind == "c" else np.float64), shape)
+
+
 def inexact(dtype: np.dtype[Any]) -> np.dtype[Any]:
     """The dtype itself, in native byte order, if it holds fractions, else float64."""
     if dtype.isbuiltin == 2:  # of ml_dtypes, which has integers too

@@ -9,7 +9,7 @@ from fedq.apps.array import Array
 from fedq.apps.arrayrecord import ArrayRecord
 from fedq.apps.configrecord import ConfigRecord
 from fedq.apps.outline import Outline
-from fedq.apps.reals import from_reals, inexact, to_reals
+from fedq.apps.reals import from_reals_in_range, inexact, to_reals
 from fedq.apps.strategy.asynchronous import Asynchronous, AsyncOptions
 from fedq.apps.strategy.folding import UsableReply
 from fedq.apps.strategy.staleness import Staleness, factor, polynomial_staleness
@@ -67,6 +67,7 @@ class FedAsync(Asynchronous):
         for name, array in model.items():
             new = self._reply[name].numpy(copy=False)
             values = to_reals(array.numpy(copy=False)) * (1.0 - self._share) + to_reals(new) * self._share
-            made[name] = Array.from_numpy_ndarray(from_reals(values, inexact(new.dtype), new.shape), copy=False)
+            mixed = from_reals_in_range(values, inexact(new.dtype), new.shape)
+            made[name] = Array.from_numpy_ndarray(mixed, copy=False)
         self._reply = ArrayRecord()
         return made

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from fedq.apps.array import Array
 from fedq.apps.arrayrecord import ArrayRecord
 from fedq.apps.outline import Outline
-from fedq.apps.reals import from_reals, inexact, to_reals, wider
+from fedq.apps.reals import from_reals_in_range, inexact, to_reals, wider
 from fedq.apps.strategy.asynchronous import Asynchronous, AsyncOptions
 from fedq.apps.strategy.averaging import ArrayAverage
 from fedq.apps.strategy.folding import UsableReply
@@ -82,9 +82,8 @@ class FedBuff(Asynchronous):
         for name, array in model.items():
             values = to_reals(array.numpy(copy=False))
             values += self.server_learning_rate * to_reals(mean[name].numpy(copy=False))
-            made[name] = Array.from_numpy_ndarray(
-                from_reals(values, self._dtypes[name], tuple(array.shape)), copy=False
-            )
+            moved = from_reals_in_range(values, self._dtypes[name], tuple(array.shape))
+            made[name] = Array.from_numpy_ndarray(moved, copy=False)
         self._sum, self._shares, self._dtypes = None, [], {}
         return made
 

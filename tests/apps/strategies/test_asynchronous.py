@@ -6,6 +6,7 @@ import json
 from itertools import permutations
 from typing import Any
 
+import ml_dtypes
 import numpy as np
 import pytest
 
@@ -22,6 +23,7 @@ from fedq.apps.strategy import (
     polynomial_staleness,
 )
 from fedq.apps.testing import Federation, FederationRun, Interrupted
+from tests.apps.strategies.scripted import Reply, record, scripted_app
 
 ROOT_HALF = 2**-0.5
 
@@ -124,6 +126,25 @@ def test_the_staleness_functions_are_those_of_the_papers() -> None:
     assert [constant_staleness()(n) for n in (0, 9)] == [1.0, 1.0]
     assert polynomial_staleness()(3) == 0.5
     assert [hinge_staleness(10, 4)(n) for n in (0, 4, 5)] == [1.0, 1.0, 1 / 11]
+
+
+@pytest.mark.parametrize("dtype", ["float32", "complex64", ml_dtypes.bfloat16], ids=str)
+@pytest.mark.parametrize("make", [lambda: FedBuff(2, fraction_evaluate=0.0), FedAsync], ids=["FedBuff", "FedAsync"])
+def test_a_value_beyond_the_dtype_of_the_model_does_not_make_it_infinite(make: Any, dtype: Any) -> None:
+    # One reply of a node is in double precision, and too large for what comes after it.
+    sent, app, results = np.zeros(2, dtype), ServerApp(), []
+
+    def reply(server_round: int, node: int) -> Reply:
+        huge = np.full(2, 1e300).astype(np.complex128 if sent.dtype.kind == "c" else np.float64)
+        return Reply({"0": huge if (server_round, node) == (1, 0) else np.ones(2, dtype)})
+
+    @app.main()
+    def main(grid: Grid, context: Context) -> None:
+        results.append(make().start(grid, record({"0": sent}), num_rounds=6).arrays["0"].numpy())
+
+    Federation(3, delays=DELAYS).run(app, scripted_app([[reply(at, node) for node in range(3)] for at in range(1, 7)]))
+    assert np.isfinite(results[0]).all()
+    assert (np.abs(results[0]) > 1e200).all(), "the large reply was not in it"
 
 
 # -- order -------------------------------------------------------------------------------------------------------------
