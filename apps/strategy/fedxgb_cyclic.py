@@ -5,12 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Unpack
 
+from fedq.apps.array import COMPRESSED, NUMPY
 from fedq.apps.arrayrecord import ArrayRecord
+from fedq.apps.compression import SPARSE
 from fedq.apps.configrecord import ConfigRecord
 from fedq.apps.grid import Grid
 from fedq.apps.message import Message
 from fedq.apps.message_type import MessageType
 from fedq.apps.metricrecord import MetricRecord
+from fedq.apps.outline import numpy_of
 from fedq.apps.recorddict import RecordDict
 from fedq.apps.strategy.errors import CheckpointError
 from fedq.apps.strategy.fedavg import FedAvg
@@ -23,7 +26,8 @@ class FedXgbCyclic(FedAvg):
 
     In each round one node is asked to train and one to evaluate: in round r the node at place ``(r - 1) % n``, of nodes
     in the order of their names; one that comes later goes to the end. What it replies is the new model, whatever arrays
-    it holds. Nothing here is peculiar to trees.
+    it holds. Nothing here is peculiar to trees. A reply with an array that should be one of NumPy's and is not readable
+    counts as failed, and the model stays as it was; formats of your own are not looked into.
 
     One reply is held. The order of the nodes goes from round to round and is in the checkpoint.
 
@@ -89,6 +93,9 @@ class FedXgbCyclic(FedAvg):
         def take(reply: UsableReply) -> None:
             nonlocal first
             arrays = reply.arrays
+            for name, array in arrays.items():
+                if array.stype in (NUMPY, COMPRESSED, SPARSE):
+                    numpy_of(name, array)
             if first is None or reply.key < first[0]:
                 first = (reply.key, arrays)
 

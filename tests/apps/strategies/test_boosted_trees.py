@@ -8,14 +8,27 @@ from typing import Any
 import numpy as np
 import pytest
 
-from fedq.apps import ArrayRecord, ConfigRecord, RecordDict
+from fedq.apps import (
+    Array,
+    ArrayRecord,
+    ClientApp,
+    ConfigRecord,
+    Context,
+    Grid,
+    Message,
+    MetricRecord,
+    RecordDict,
+    ServerApp,
+)
+from fedq.apps.array import COMPRESSED
+from fedq.apps.compression import SPARSE
 from fedq.apps.errors import InconsistentReply, StrategyError
 from fedq.apps.strategy import CheckpointError, FedXgbBagging, FedXgbCyclic
 from fedq.apps.strategy.boosted_trees import BoostedTrees
 from fedq.apps.testing import Federation
 from tests.apps.federations import averaging_app, training_app
 from tests.apps.strategies.cases import tree_model
-from tests.apps.strategies.scripted import Arrays, Reply, single, trained
+from tests.apps.strategies.scripted import Arrays, Reply, record, single, trained
 
 NOTHING: Arrays = {"0": np.zeros(0, np.uint8)}
 
@@ -132,6 +145,26 @@ def test_one_node_after_the_other_goes_on_with_the_model() -> None:
 def test_the_model_may_grow() -> None:
     rounds = [[Reply(single(*([1.0] * (r + node)))) for node in (1, 2)] for r in range(2)]
     assert [model["0"].size for model in trained(FedXgbCyclic(), single(), rounds).models] == [1, 3]
+
+
+@pytest.mark.parametrize("stype", ["numpy.ndarray", COMPRESSED, SPARSE, "mine"])
+def test_bytes_that_should_be_an_array_and_are_none_do_not_become_the_model(stype: str) -> None:
+    client, server, results = ClientApp(), ServerApp(), []
+
+    @client.train()
+    def train(message: Message, context: Context) -> Message:
+        arrays = ArrayRecord({"0": Array("uint8", (4,), stype, b"junk")})
+        content = RecordDict({"arrays": arrays, "metrics": MetricRecord({"num-examples": 1})})
+        return Message(content, reply_to=message)
+
+    @server.main()
+    def main(grid: Grid, context: Context) -> None:
+        strategy = FedXgbCyclic(fraction_evaluate=0.0, max_failed_rounds=None)
+        results.append(strategy.start(grid, record(single(1.0)), num_rounds=1).arrays["0"])
+
+    run = Federation(2).run(server, client)
+    failed = [event for event in run.events if event.kind == "reply-failed"]
+    assert (len(failed), results[0].stype) == ((0, "mine") if stype == "mine" else (1, "numpy.ndarray"))
 
 
 def test_a_node_that_comes_later_goes_to_the_end() -> None:
