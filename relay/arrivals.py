@@ -26,6 +26,8 @@ READ_BYTES = 4 * 1024 * 1024
 
 OFFLINE_CHECK = 2.0
 """Seconds between two looks at the heartbeats of nodes that were asked with ``on_offline="fail"``."""
+AFTER_OUTAGE = nodes.HEARTBEAT
+"""Seconds after an outage in which no node counts as offline: its heartbeat may have run out because of the outage."""
 ALIVE_CHECK = 2.0
 """Seconds without a reply after which the Grid makes sure that the run is still its own."""
 
@@ -164,6 +166,8 @@ class Arrivals:
 
     def answer_for_offline(self, ids: Iterable[str]) -> None:
         """Answer those of ``ids`` that were to fail when their node is offline, and whose node is."""
+        if time.monotonic() < self._attempt.interrupted_at + AFTER_OUTAGE:
+            return
         waiting = [self._flights[m] for m in ids if m in self._flights and not self._flights.arrived(m)]
         waiting = [flight for flight in waiting if flight.on_offline == "fail"]
         alive = nodes.online(self._relay, sorted({flight.node for flight in waiting}))

@@ -46,8 +46,11 @@ class Attempt:
         self._revision = revision
         self._on_renewed = on_renewed
         self._lost = True
+        self._begun = False
         self._approving = False
         self._offset = 0.0
+        self.interrupted_at = float("-inf")
+        """When it last had to connect again, on the monotonic clock."""
 
     def close(self) -> None:
         """Close the connections."""
@@ -136,4 +139,6 @@ class Attempt:
             self._on_renewed()
         finally:
             self._approving = False
-        self._lost = False
+        if self._begun:
+            self.interrupted_at = time.monotonic()
+        self._lost, self._begun = False, True

@@ -10,7 +10,7 @@ import pytest
 
 from fedq.apps import ArrayRecord, ConfigRecord, Context, ErrorCode, Message, MetricRecord, RecordDict, ServerApp
 from fedq.apps.strategy import FedAvg, Result
-from fedq.relay import journal
+from fedq.relay import arrivals, journal
 from fedq.relay.connection import Relay
 from fedq.relay.errors import Fenced, JournalMismatch, RevisionLost
 from fedq.relay.grid import KEPT_PUSHES
@@ -289,6 +289,24 @@ def test_a_message_that_vanished_is_answered(own: Setting) -> None:
     grid.cancel(ids)
     (reply,) = grid.stream(message_ids=ids, timeout=20)
     assert reply.error.code == ErrorCode.MESSAGE_UNAVAILABLE
+
+
+def test_a_node_that_could_not_show_itself_during_an_outage_is_not_offline(
+    own: Setting, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    node = own.node("a", plus_one)
+    node.hold()
+    grid = own.grid()
+    grid.get_node_ids()
+    monkeypatch.setattr(arrivals, "AFTER_OUTAGE", 600.0)
+    own.relay.redis.client_kill_filter(_type="normal", skipme=True)
+    node.go_offline()
+    ids = grid.push_messages(to(["a"]), on_offline="fail")
+    assert grid.pull_messages(ids) == []
+    # Some time later:
+    monkeypatch.setattr(arrivals, "AFTER_OUTAGE", 0.0)
+    (reply,) = grid.stream(message_ids=ids, timeout=20)
+    assert reply.error.code == ErrorCode.NODE_UNAVAILABLE
 
 
 def remembered(relay: Relay) -> Callable[[], None]:
