@@ -263,7 +263,10 @@ def bind_stage(announce: Callable[[Stage], None] | None) -> None:
 
 
 def app_started() -> None:
-    """Called by ``execute`` right before the app: the time limit counts from here (else from the job's start)."""
+    """Called by ``execute`` right before the app, and before its code is loaded: the time limit counts from here.
+
+    What does not come here within the limit is killed as well, and counts as lost: the app is not to blame.
+    """
     if _announce is not None:
         _announce(Stage.STARTED)
 

@@ -47,6 +47,8 @@ T = TypeVar("T")
 
 WORKER_TTL = 60
 SOCKET_TIMEOUT = 5.0
+KEEPALIVE = {"TCP_KEEPIDLE": 5, "TCP_KEEPINTVL": 2, "TCP_KEEPCNT": 3}
+"""Of TCP connections that are silent: seconds until the first question, between questions, and how many."""
 SHOW = 5.0
 """Seconds between heartbeats of a worker that is not blocked, and so after which ``rq suspend`` is noticed."""
 
@@ -426,6 +428,10 @@ def _own_client(connection: redis.Redis) -> redis.Redis:
         socket_connect_timeout=SOCKET_TIMEOUT,
         decode_responses=False,
     )
+    if issubclass(pool.connection_class, redis.Connection):
+        # It waits for a job without a word: of a server whose machine is lost, or was replaced, only the kernel hears.
+        options = {getattr(socket, name, None): seconds for name, seconds in KEEPALIVE.items()}
+        settings["socket_keepalive_options"] = {key: value for key, value in options.items() if key is not None}
     for name in ("maint_notifications_config", "maint_notifications_pool_handler"):
         settings.pop(name, None)
     return redis.Redis(connection_pool=redis.ConnectionPool(connection_class=pool.connection_class, **settings))

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import socket
+from typing import Any
+
 import psutil
 import pytest
 import redis as redis_py
 
+from fedq.relay.connection import Relay
+from fedq.relay.jobs.worker import _own_client
 from tests.relay.jobs.conftest import Start
 from tests.support import RealServer, wait_until
 
@@ -44,6 +49,21 @@ def test_a_worker_that_starts_before_its_server_waits_for_it(
     wait_until(lambda: "waits for the server" in capfd.readouterr().err, "the worker waits")
     own_server.start()
     federation.wait_status(federation.put("nothing"), "finished")
+
+
+@pytest.mark.skipif(not hasattr(socket, "TCP_KEEPIDLE"), reason="the system has another name for it")
+def test_a_worker_that_waits_for_a_job_hears_soon_that_the_machine_of_the_server_is_lost() -> None:
+    with RealServer(listen="loopback") as server, Relay.connect(server.url) as relay:
+        client = _own_client(relay.redis)
+        connection: Any = client.connection_pool.get_connection()
+        idle, interval, count = (
+            connection._sock.getsockopt(socket.IPPROTO_TCP, option)
+            for option in (socket.TCP_KEEPIDLE, socket.TCP_KEEPINTVL, socket.TCP_KEEPCNT)
+        )
+        assert idle <= 5, "a machine that is there again answers the first question that it knows of no connection"
+        assert idle + interval * count <= 15
+        client.connection_pool.release(connection)
+        client.close()
 
 
 def test_waiting_for_the_server_costs_next_to_nothing(start: Start, own_server: RealServer) -> None:
