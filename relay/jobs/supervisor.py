@@ -142,7 +142,8 @@ class Backoff:
     """Pauses before a child is started again, in seconds."""
 
     first: float = 0.05
-    most: float = 5.0
+    most: float = 2.0
+    """Also for one that is killed again and again: a worker's death is to cost less than 3 s."""
     young: float = 5.0
     """A child that lived for longer is started again after ``first``."""
 
