@@ -251,7 +251,7 @@ def test_a_dispatcher_that_loses_its_role_stands_by_and_comes_back(relay: Relay,
     assert not nodes.online(relay, ["clinic-a"])["clinic-a"]
 
 
-@pytest.mark.parametrize("end", ["failed", "taken"])
+@pytest.mark.parametrize("end", ["failed", pytest.param("taken", marks=pytest.mark.slow)])
 def test_a_job_that_is_lost_before_its_claim_is_made_again_as_soon_as_it_would_have_arrived(
     role: Role, federation: Federation, monkeypatch: pytest.MonkeyPatch, end: str
 ) -> None:
