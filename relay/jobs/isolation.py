@@ -126,6 +126,11 @@ class ForkExecutor(Executor):
     _stable: Stable | None = None
     _horse: Horse | None = None
 
+    def open(self) -> None:
+        """Start the stable, while the worker is as small as it will ever be."""
+        super().open()
+        self._ready()
+
     def run(self, assignment: Assignment, begun: Callable[[], None], watch: Watch) -> Ended:
         """Have a horse forked, tell it what to do, and watch over it."""
         self._horse, channel = self._ready().start()
@@ -137,6 +142,8 @@ class ForkExecutor(Executor):
             return self.attend(self._horse, channel, watch)
         finally:
             channel.close()
+            # Before anybody speaks for it: what a stable that has died left behind ends here.
+            self.tick()
 
     def _ready(self) -> Stable:
         self.tick()
