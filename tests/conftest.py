@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import hypothesis
 import pytest
 import redis as redis_py
 
@@ -41,6 +42,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    if not config.getoption("--all"):
+        hypothesis.settings.register_profile("brief", max_examples=25)
+        hypothesis.settings.load_profile("brief")
     mark = uuid.uuid4().hex
     processes.set_mark(mark)
     config.stash[MARK] = mark
@@ -70,14 +74,41 @@ def pytest_unconfigure(config: pytest.Config) -> None:
         tempfile.tempdir = None
 
 
+LONG = (
+    "tests/flower_apps/test_flower_apps.py",
+    "tests/test_bench.py",
+    "tests/relay/test_model.py",
+    "tests/test_readme.py",
+    "tests/test_examples.py",
+    "tests/test_chaos.py",
+    "tests/apps/strategies/test_flower_peer.py",
+    "tests/cli/test_demo.py",
+)
+"""Files that take longest, in this order: begun last, they would keep one process busy when all others are done."""
+
+
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     left_to_all = () if config.getoption("--all") else ONLY_WITH_ALL
     if not config.getoption("--mutations"):
         left_to_all = (*left_to_all, "mutations")
-    left_out = [item for item in items if any(item.get_closest_marker(name) for name in left_to_all)]
+    left_out = [
+        item
+        for item in items
+        if any(item.get_closest_marker(name) for name in left_to_all) or doubly_uncommon(item)
+    ]
     if left_out:
         config.hook.pytest_deselected(items=left_out)
         items[:] = [item for item in items if item not in set(left_out)]
+    rank = {name: place for place, name in enumerate(LONG)}
+    items.sort(key=lambda item: rank.get(item.nodeid.partition("::")[0], len(LONG)))
+
+
+def doubly_uncommon(item: pytest.Item) -> bool:
+    """Whether it is about another isolation than the default on another server than the preferred: each of the two is
+    tested, with the other as usual."""
+    params = item.callspec.params if isinstance(item, pytest.Function) and hasattr(item, "callspec") else {}
+    isolations = {params.get(name, "fork") for name in ("isolation", "usual_isolation")}
+    return isolations != {"fork"} and params.get("server_kind") not in (None, *server_kinds()[:1])
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:

@@ -127,6 +127,7 @@ class AppWorker(Worker):
         self._execution: Execution | None = None
         self._born = False
         self._shown = 0.0
+        self._unshown = False
 
     # -- RQ's hooks that do not apply --------------------------------------------------------------------------------
 
@@ -195,10 +196,16 @@ class AppWorker(Worker):
     def _show(self, show: Callable[[], T]) -> T | None:
         """Show the worker. A server whose memory is full does not show it, but does not keep it from working either."""
         try:
-            return show()
+            shown = show()
         except redis.OutOfMemoryError as error:
-            log.warning("worker %s cannot be shown: %s", self.name, error)
+            if not self._unshown:
+                self._unshown = True
+                log.warning(
+                    "worker %s works on, but cannot be shown until the server has memory again: %s", self.name, error
+                )
             return None
+        self._unshown = False
+        return shown
 
     def _next(self) -> str | None:
         """Wait for a job; None when there is something else to do first."""

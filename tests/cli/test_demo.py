@@ -176,7 +176,11 @@ def test_an_app_that_fails_ends_the_demo_with_the_reason(tmp_path: Path) -> None
 
 @pytest.mark.parametrize(
     ("number", "code"),
-    [(signal.SIGINT, 130), (signal.SIGTERM, 130), (signal.SIGKILL, -9)],
+    [
+        (signal.SIGINT, 130),
+        pytest.param(signal.SIGTERM, 130, marks=pytest.mark.slow),
+        pytest.param(signal.SIGKILL, -9, marks=pytest.mark.slow),
+    ],
     ids=lambda value: str(value),
 )
 def test_nothing_is_left_after(number: signal.Signals, code: int, tmp_path: Path, short_folder: Path) -> None:

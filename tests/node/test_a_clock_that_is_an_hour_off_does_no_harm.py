@@ -16,7 +16,7 @@ from tests.support.waiting import wait_until
 pytestmark = pytest.mark.every_isolation
 
 
-@pytest.mark.parametrize("ahead", [3600, -3600])
+@pytest.mark.parametrize("ahead", [3600, pytest.param(-3600, marks=pytest.mark.slow)])
 def test_messages_are_run_and_claims_renewed(federation: Federation, ahead: int) -> None:
     federation.site(clock_off=ahead, lease=2.0)
     run = federation.run()

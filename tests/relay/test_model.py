@@ -38,5 +38,6 @@ def test_the_steps_do_what_the_model_does_on_a_real_server(on_a_server: type[Pro
 
 
 @pytest.mark.slow
+@pytest.mark.one_server
 def test_the_steps_do_what_the_model_does_for_long(on_a_server: type[Protocol]) -> None:
-    run_state_machine_as_test(on_a_server, settings=settings(CALM, max_examples=600, stateful_step_count=60))
+    run_state_machine_as_test(on_a_server, settings=settings(CALM, max_examples=500, stateful_step_count=60))
