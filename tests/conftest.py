@@ -92,9 +92,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     if not config.getoption("--mutations"):
         left_to_all = (*left_to_all, "mutations")
     left_out = [
-        item
-        for item in items
-        if any(item.get_closest_marker(name) for name in left_to_all) or doubly_uncommon(item)
+        item for item in items if any(item.get_closest_marker(name) for name in left_to_all) or doubly_uncommon(item)
     ]
     if left_out:
         config.hook.pytest_deselected(items=left_out)
