@@ -121,15 +121,11 @@ def _cause(child: Child | Horse) -> Cause:
 
 
 class ForkExecutor(Executor):
-    """A fresh process for each assignment, forked from the worker's stable."""
+    """A fresh process for each assignment, forked from the worker's stable, which is there from the first one on: a
+    worker that has nothing to do keeps no memory for it."""
 
     _stable: Stable | None = None
     _horse: Horse | None = None
-
-    def open(self) -> None:
-        """Start the stable, while the worker is as small as it will ever be."""
-        super().open()
-        self._ready()
 
     def run(self, assignment: Assignment, begun: Callable[[], None], watch: Watch) -> Ended:
         """Have a horse forked, tell it what to do, and watch over it."""

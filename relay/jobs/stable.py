@@ -1,8 +1,8 @@
 """The stable: a quiet process from which a worker's horses are forked.
 
 A worker that forked them itself would pay for each fork twice: the kernel copies again every page that the worker
-writes to afterwards, a thousand of them for the records of one job. The stable is forked from the worker before its
-first job, does nothing between forks, and so has next to nothing copied; what a horse must have undone, such as
+writes to afterwards, a thousand of them for the records of one job. The stable is forked from the worker once, for its
+first job; it does nothing between forks, and so has next to nothing copied. What a horse must have undone, such as
 signal handlers, is undone in it once.
 
 It is the parent of its horses: it dies with the worker, they die with it, and it ends what they leave running. ::

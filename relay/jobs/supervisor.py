@@ -11,6 +11,7 @@ die with it. Each has a socket to it, over which it learns of deaths of others a
 from __future__ import annotations
 
 import contextlib
+import gc
 import json
 import logging
 import os
@@ -203,6 +204,9 @@ class Supervisor:
         self._foreign = set(children_of(os.getpid()))
         self._wakeup = Wakeup()
         previous = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT, signal.SIGCHLD)}
+        # What is there now is shared with the children as long as nobody's collector looks at it.
+        gc.collect()
+        gc.freeze()
         try:
             signal.signal(signal.SIGTERM, self.stop)
             signal.signal(signal.SIGINT, self.stop)
@@ -213,6 +217,7 @@ class Supervisor:
         finally:
             for number, handler in previous.items():
                 signal.signal(number, handler)
+            gc.unfreeze()
             self._end()
         return 1 if self._failed or self.failure is not None else 0
 

@@ -71,8 +71,14 @@ def orphans(mark: str, tree: dict[int, int] | None = None) -> list[psutil.Proces
 
 
 def stray_processes(mark: str, known: Iterable[int] = ()) -> list[psutil.Process]:
-    """Descendants and orphans of this session that are not in ``known``."""
-    tree, expected = parents(), set(known)
+    """Descendants and orphans of this session that are not in ``known``.
+
+    What those have started is their own affair: a service that outlives one test may fork what it keeps for the next.
+    """
+    tree = parents()
+    expected = {pid for pid in known if pid != os.getpid()}
+    while more := {child for child, parent in tree.items() if parent in expected} - expected:
+        expected |= more
     return [process for process in [*descendants(tree=tree), *orphans(mark, tree)] if process.pid not in expected]
 
 
