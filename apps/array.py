@@ -70,7 +70,7 @@ class Array:
     _data: bytes | memoryview | None
     _load: Callable[[], NDArray | memoryview] | None
     _nbytes: int
-    # sha256 of the content as the wire has it, where known.
+    # digest of the content as the wire has it, where known.
     _digest: str | None
 
     @overload

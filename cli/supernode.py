@@ -53,7 +53,7 @@ def node_options(command: F) -> F:
                 "--trust-digest",
                 "trust_digests",
                 multiple=True,
-                metavar="SHA256",
+                metavar="DIGEST",
                 help="Trust this app, signed or not.",
             ),
             click.option(

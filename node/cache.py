@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
-import hashlib
 import logging
 import mmap
 import os
@@ -16,6 +15,8 @@ import re
 import secrets
 from collections.abc import Iterable, Mapping
 from pathlib import Path
+
+from fedq.apps.digest import digest_of
 
 logger = logging.getLogger(__name__)
 
@@ -53,7 +54,7 @@ class ObjectCache:
             self._complain(error)
             self._drop(path)
             return None
-        if hashlib.sha256(view).hexdigest() != digest:
+        if digest_of(view) != digest:
             view.release()
             self._drop(path)
             return None

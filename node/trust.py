@@ -1,6 +1,6 @@
 """Whose code a node runs.
 
-Code reaches a node as an app bundle, named by its SHA-256 digest. The operator's policy is one of three: bundles signed
+Code reaches a node as an app bundle, named by its BLAKE3 digest. The operator's policy is one of three: bundles signed
 with a trusted Ed25519 key, bundles whose digest is pinned, or, said out loud when the service starts, anything.
 """
 
@@ -28,7 +28,7 @@ class TrustPolicy:
 
     Attributes:
         keys: raw Ed25519 public keys (32 bytes each); a bundle signed with one of them is trusted.
-        digests: lower-case hex SHA-256 digests of bundles that are trusted whoever made them.
+        digests: lower-case hex BLAKE3 digests of bundles that are trusted whoever made them.
 
     With neither, anything is run.
     """
@@ -45,9 +45,9 @@ class TrustPolicy:
         """
         pinned = set()
         for text in digests:
-            digest = text.strip().lower().removeprefix("sha256:")
+            digest = text.strip().lower().removeprefix("blake3:")
             if not _DIGEST.match(digest):
-                raise TrustError(f"{text!r} is no SHA-256 digest: a bundle is pinned by its 64 hex digits")
+                raise TrustError(f"{text!r} is no digest: a bundle is pinned by its 64 hex digits")
             pinned.add(digest)
         return cls(tuple(read_public_key(key) for key in keys), frozenset(pinned))
 

@@ -38,10 +38,11 @@ from typing import Any, TypeVar
 import cloudpickle
 
 from fedq.apps.client_app import ClientApp
+from fedq.apps.digest import digest_of
 from fedq.apps.errors import AppError
 from fedq.apps.server_app import ServerApp
 from fedq.relay.errors import RelayError
-from fedq.relay.objects import Buffer, digest_of
+from fedq.relay.objects import Buffer
 from fedq.relay.project import Project, check_app, load_reference
 
 App = TypeVar("App", ServerApp, ClientApp)
@@ -83,7 +84,7 @@ class Bundle:
 
     @property
     def digest(self) -> str:
-        """SHA-256 of the data, in hexadecimal: what an operator pins, and what is signed."""
+        """BLAKE3 digest of the data, in hexadecimal: what an operator pins, and what is signed."""
         return digest_of(self.data)
 
 

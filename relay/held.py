@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from hashlib import sha256
 from weakref import WeakValueDictionary
 
 from fedq.apps.array import Array
+from fedq.apps.digest import digest_of
 from fedq.apps.recorddict import RecordDict
 from fedq.apps.wire import content_of
 
@@ -36,7 +36,7 @@ class HeldArrays:
             if array is None:
                 continue
             content = content_of(array)
-            if sha256(content).hexdigest() == digest:
+            if digest_of(content) == digest:
                 found[digest] = content
             else:
                 self._arrays.pop(digest, None)

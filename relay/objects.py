@@ -1,13 +1,13 @@
 """Arrays on the relay: content-addressed chunks.
 
-An array's key is the SHA-256 of its bytes. Chunks come first and carry an expiry until a push, commit, checkpoint or
-finish names the array and makes it permanent in its own step; the manifest ``chunks|bytes`` comes last. What is there
-is never written again, so that one broadcast to N nodes stores an array once and a repeated upload costs one look.
+An array's key is the digest of its bytes (:mod:`fedq.apps.digest`). Chunks come first and carry an expiry until a push,
+commit, checkpoint or finish names the array and makes it permanent in its own step; the manifest ``chunks|bytes`` comes
+last. What is there is never written again, so that one broadcast to N nodes stores an array once and a repeated upload
+costs one look.
 """
 
 from __future__ import annotations
 
-import hashlib
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from fedq.apps.digest import Digest
 from fedq.relay.bulk import Line, command, directly
 from fedq.relay.connection import Relay
 from fedq.relay.errors import Fenced, ObjectCorrupt, ObjectMissing, RelayFull, RunOver
@@ -38,11 +39,6 @@ UNFINISHED_TTL = 15 * 60
 
 FULL_AT = 0.75
 """Share of ``maxmemory`` above which pushes and their uploads stop, so that replies and checkpoints still fit."""
-
-
-def digest_of(data: Buffer) -> str:
-    """The name of an array's bytes."""
-    return hashlib.sha256(data).hexdigest()
 
 
 def check_memory(relay: Relay, wanted: int, *, run: int | None = None) -> None:
@@ -234,7 +230,7 @@ class _Arriving:
             self._whole = np.empty(nbytes, dtype=np.uint8).data
         except (MemoryError, ValueError) as error:
             raise source.corrupt(f"says to have {nbytes} bytes, for which there is no room here") from error
-        self._hash = hashlib.sha256()
+        self._hash = Digest()
         self._at = 0
 
     def place(self, length: int | None) -> memoryview:

@@ -17,8 +17,8 @@ Guarantees:
 - Bytes that are damaged, hostile or of another version raise WireError and nothing else. What is allocated on the way
   stays within a small multiple of what was received, whatever lengths and shapes it claims.
 
-An array larger than `inline_limit` does not stand in the data but beside it, named by the sha256 of its raw bytes: in
-C order, or in Fortran order where the array is, in the array's own byte order.
+An array larger than `inline_limit` does not stand in the data but beside it, named by the BLAKE3 digest of its raw
+bytes: in C order, or in Fortran order where the array is, in the array's own byte order.
 """
 
 from fedq.apps.wire.frame import VERSION

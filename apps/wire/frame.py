@@ -14,7 +14,7 @@ from fedq.apps.wire.buffer import Buffer
 
 __all__ = ["ALIGNMENT", "VERSION", "Blocks", "Kind", "open_frame", "write_frame"]
 
-VERSION = 1
+VERSION = 2
 ALIGNMENT = 64
 """Blocks start at multiples of this: a cache line, and enough for the vector instructions of today's processors."""
 

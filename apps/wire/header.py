@@ -33,7 +33,7 @@ ConfigPairs: TypeAlias = list[tuple[str, bool | int | float | str]]
 class ArrayEntry(Struct, array_like=True, forbid_unknown_fields=True):
     """One array. `stype` is None for a NumPy array in raw form; else dtype, shape and bytes are as their author wrote.
 
-    `digest` is the sha256 of the content if it stands beside the data, empty if it is the next block of the data.
+    `digest` is that of the content (BLAKE3) if it stands beside the data, empty if it is the next block of the data.
     """
 
     name: str

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from hashlib import sha256
 from typing import Any
 
 import msgspec
@@ -14,6 +13,7 @@ import numpy as np
 from fedq.apps.array import NUMPY, Array, is_fortran
 from fedq.apps.arrayrecord import ArrayRecord
 from fedq.apps.configrecord import ConfigRecord
+from fedq.apps.digest import digest_of
 from fedq.apps.dtypes import dtype_from_wire, dtype_name, dtype_to_wire
 from fedq.apps.errors import WireError
 from fedq.apps.metricrecord import MetricRecord
@@ -41,7 +41,7 @@ class Encoded:
     data
         Everything but the arrays that were too large.
     blobs
-        Those, by the sha256 of their bytes in hexadecimal. The memory belongs to the record: nothing was copied.
+        Those, by the digest of their bytes (`fedq.apps.digest`). The memory belongs to the record: nothing was copied.
     """
 
     data: bytes
@@ -142,7 +142,7 @@ class Writer:
             small = nbytes < _SMALL and nbytes <= self._limit
             content = view.tobytes("A") if small else _memory(view)
         if entry.nbytes > self._limit:
-            entry.digest = array._digest or sha256(content).hexdigest()
+            entry.digest = array._digest or digest_of(content)
             array._digest = entry.digest
             self.blobs[entry.digest] = memoryview(content)
         elif entry.nbytes:
@@ -268,7 +268,7 @@ class Reader:
             ) from None
         if len(blob) != entry.nbytes:
             raise WireError(f"the array {entry.name!r} has {len(blob)} bytes where {entry.nbytes} were announced")
-        if self._verify and sha256(blob).hexdigest() != entry.digest:
+        if self._verify and digest_of(blob) != entry.digest:
             raise WireError(f"the content of the array {entry.name!r} is damaged: its digest is not {entry.digest}")
         return blob
 

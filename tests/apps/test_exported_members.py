@@ -54,7 +54,7 @@ APPS = {
     "WireError",
 }
 # msgspec takes typing_extensions along where it is installed.
-OURS = {"fedq", "numpy", "msgspec", "typing_extensions"}
+OURS = {"fedq", "numpy", "blake3", "msgspec", "typing_extensions"}
 WIRE = {
     "VERSION",
     "Encoded",
@@ -89,7 +89,7 @@ def test_every_error_has_the_one_root_and_stands_in_the_tree_at_the_top_of_its_f
         assert hasattr(fedq.apps, name)
 
 
-def test_importing_the_application_layer_imports_numpy_and_msgspec_and_nothing_else_of_others() -> None:
+def test_importing_the_application_layer_imports_numpy_msgspec_and_blake3_and_nothing_else_of_others() -> None:
     code = """
 import sys
 before = set(sys.modules)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import enum
-from hashlib import sha256
 from typing import Any
 
 import numpy as np
@@ -25,6 +24,7 @@ from fedq.apps import (
     UserConfig,
     wire,
 )
+from fedq.apps.digest import digest_of
 from tests.apps.support_records import contexts, errors, messages, ndarrays, record_dicts, same_bits, user_configs
 
 
@@ -73,7 +73,7 @@ def test_arrays_over_the_limit_stand_beside_the_data_under_their_digest(
     assert len(encoded.blobs) <= len(large)
     assert bool(encoded.blobs) == bool(large)
     for digest, blob in encoded.blobs.items():
-        assert sha256(blob).hexdigest() == digest
+        assert digest_of(blob) == digest
     assert wire.referenced(encoded.data) == {digest: len(blob) for digest, blob in encoded.blobs.items()}
     back = wire.decode(encoded.data, encoded.blobs, lazy=lazy, verify=verify)
     assert_same(back, records)

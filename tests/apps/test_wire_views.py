@@ -115,17 +115,16 @@ def test_a_blob_of_another_size_or_content_is_a_wire_error() -> None:
 
 
 def test_an_array_is_hashed_once_however_often_it_is_encoded(monkeypatch: pytest.MonkeyPatch) -> None:
-    import hashlib
-
+    from fedq.apps.digest import digest_of
     from fedq.apps.wire import records as module
 
     hashed: list[int] = []
 
-    def counting(content: memoryview) -> hashlib._Hash:
+    def counting(content: memoryview) -> str:
         hashed.append(len(content))
-        return hashlib.sha256(content)
+        return digest_of(content)
 
-    monkeypatch.setattr(module, "sha256", counting)
+    monkeypatch.setattr(module, "digest_of", counting)
     content = RecordDict({"a": ArrayRecord([np.ones(100), np.ones(2)])})
     for _ in range(3):
         encoded = wire.encode(content, inline_limit=100)

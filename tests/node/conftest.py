@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 
 from fedq.apps import ArrayRecord, ConfigRecord, Error, RecordDict
+from fedq.apps.digest import digest_of
 from fedq.apps.wire import decode, decode_error, encode, encode_user_config, referenced
 from fedq.node.settings import NodeSettings
 from fedq.node.virtual import VirtualNodes, forget, register
@@ -209,7 +210,7 @@ class Federation:
     def run(self, app: Any = None, *, config: Mapping[str, Any] | None = None, **spec: Any) -> HandRun:
         """Submit a run of ``app.py``'s app and hold it as its ServerApp."""
         bundle = self.pack(app)
-        digest = objects.digest_of(bundle)
+        digest = digest_of(bundle)
         objects.upload_bundle(self.relay, {digest: bundle})
         given = runs.RunSpec(
             client_token=claims.new_token(),

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import base64
-import hashlib
 from pathlib import Path
 
 import pytest
 
+from fedq.apps.digest import digest_of
 from fedq.node.trust import TrustError, TrustPolicy
 
-APP = hashlib.sha256(b"an app").hexdigest()
-OTHER = hashlib.sha256(b"another").hexdigest()
+APP = digest_of(b"an app")
+OTHER = digest_of(b"another")
 
 
 def key_pair() -> tuple[bytes, bytes]:
@@ -30,7 +30,7 @@ def test_without_a_policy_anything_is_run_and_that_is_said() -> None:
 
 
 def test_pinned_digests_are_run_and_no_others() -> None:
-    policy = TrustPolicy.of(digests=[f"sha256:{APP.upper()}"])
+    policy = TrustPolicy.of(digests=[f"blake3:{APP.upper()}"])
 
     assert policy.refusal(APP, None) is None
     assert "not among the 1" in (policy.refusal(OTHER, None) or "")
@@ -72,5 +72,5 @@ def test_keys_are_read_as_hex_base64_and_from_files(tmp_path: Path) -> None:
 def test_what_is_no_key_or_digest_is_refused() -> None:
     with pytest.raises(TrustError, match="Ed25519"):
         TrustPolicy.of(keys=["/no/such/file"])
-    with pytest.raises(TrustError, match="SHA-256"):
+    with pytest.raises(TrustError, match="is no digest"):
         TrustPolicy.of(digests=["abc"])

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 from pathlib import Path
 
 import pytest
 
+from fedq.apps.digest import digest_of
 from fedq.node.cache import ObjectCache
 
 
 def named(data: bytes) -> str:
-    return hashlib.sha256(data).hexdigest()
+    return digest_of(data)
 
 
 def file_of(cache: ObjectCache, digest: str) -> Path:

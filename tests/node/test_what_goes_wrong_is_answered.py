@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 
 from fedq.apps import ClientApp, Context, ErrorCode, Message, RecordDict
-from fedq.relay import messages, objects
+from fedq.apps.digest import digest_of
+from fedq.relay import messages
 from fedq.relay.superlink import SuperLink
 from tests.node.conftest import FORK_OR_ALL, Federation, HandRun
 from tests.support.waiting import wait_until
@@ -118,7 +119,7 @@ def test_a_payload_that_cannot_be_read_is_answered(federation: Federation) -> No
 
 def test_an_app_that_is_not_trusted_never_runs(federation: Federation) -> None:
     trusted = federation.pack()
-    federation.site(pinned=[objects.digest_of(trusted)])
+    federation.site(pinned=[digest_of(trusted)])
     stranger, friend = federation.run(trusted + b" "), federation.run(trusted)
 
     error = stranger.error(stranger.push("clinic-a", "train", stranger.config()))

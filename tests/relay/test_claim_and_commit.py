@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from fedq.apps.digest import digest_of
 from fedq.apps.error import Error, ErrorCode
 from fedq.relay import claims, messages, objects, runs
 from fedq.relay.claims import Claim, Commit, Renew
@@ -216,7 +217,7 @@ def test_a_commit_that_names_an_array_which_is_not_there_writes_nothing_and_says
     m = steps.pushed("a")
     steps.claim("a", m)
     blob = bytes(9000)
-    digest = objects.digest_of(blob)
+    digest = digest_of(blob)
     refused = steps.commit("a", m, objects=(digest,), context=(b"c", (digest,)))
     assert refused.outcome is Commit.MISSING
     assert set(refused.missing) == {digest}
@@ -228,12 +229,12 @@ def test_a_commit_that_names_an_array_which_is_not_there_writes_nothing_and_says
 
 def test_an_answer_may_name_its_requests_arrays_but_not_those_of_others(steps: Steps) -> None:
     blob, secret = b"x" * 9000, b"y" * 9000
-    shared = {objects.digest_of(b): b for b in (blob, secret)}
+    shared = {digest_of(b): b for b in (blob, secret)}
     objects.upload_shared(steps.relay, steps.run, steps.token, "0", shared)
-    m = steps.pushed("a", objects=(objects.digest_of(blob),))
+    m = steps.pushed("a", objects=(digest_of(blob),))
     steps.claim("a", m)
-    assert steps.commit("a", m, objects=(objects.digest_of(secret),)).outcome is Commit.MISSING
-    assert steps.commit("a", m, objects=(objects.digest_of(blob),), context=None).outcome is Commit.COMMITTED
+    assert steps.commit("a", m, objects=(digest_of(secret),)).outcome is Commit.MISSING
+    assert steps.commit("a", m, objects=(digest_of(blob),), context=None).outcome is Commit.COMMITTED
 
 
 def test_a_claim_is_given_back_once(steps: Steps) -> None:

@@ -19,13 +19,14 @@ import pytest
 import redis
 from redis import exceptions
 
+from fedq.apps.digest import digest_of
 from fedq.relay import bulk, objects
 from fedq.relay.connection import Relay
 from fedq.relay.errors import RelayError, RelayFull, RelayUnavailable
 from tests.support import RealServer
 
 BLOBS = {
-    objects.digest_of(data): data
+    digest_of(data): data
     for data in (
         np.random.default_rng(1).bytes(2 * objects.CHUNK + 12_345),
         np.random.default_rng(2).bytes(objects.CHUNK),

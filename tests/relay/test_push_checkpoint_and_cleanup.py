@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from fedq.apps.digest import digest_of
 from fedq.relay import claims, cleanup, events, messages, objects, runs
 from fedq.relay.errors import RunNotFound
 from fedq.relay.keys import GROUP
@@ -16,7 +17,7 @@ from tests.relay.conftest import Steps
 
 def blob_of(size: int, fill: int) -> tuple[str, bytes]:
     data = bytes([fill]) * size
-    return objects.digest_of(data), data
+    return digest_of(data), data
 
 
 def test_a_repeated_push_makes_no_second_entry(steps: Steps) -> None:

@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import pytest
 
+from fedq.apps.digest import digest_of
 from fedq.apps.error import Error, ErrorCode
 from fedq.relay import claims, cleanup, events, journal, messages, nodes, objects, runs, scripts
 from fedq.relay.claims import Claim, Commit, Renew
@@ -53,7 +54,7 @@ def lives(steps: Steps, digest: str) -> set[int]:
 
 def test_an_uploaded_app_goes_by_itself_unless_a_run_needs_it(steps: Steps) -> None:
     app = b"app" * 100
-    digest = objects.digest_of(app)
+    digest = digest_of(app)
     objects.upload_bundle(steps.relay, {digest: app})
     assert all(0 < life <= objects.UNFINISHED_TTL for life in lives(steps, digest))
     run = steps.submit(client_bundle=digest)
@@ -65,7 +66,7 @@ def test_an_uploaded_app_goes_by_itself_unless_a_run_needs_it(steps: Steps) -> N
 
 def test_an_app_that_two_runs_need_stays_for_the_second_whoever_uploads_it_again(steps: Steps) -> None:
     app = b"shared" * 100
-    digest = objects.digest_of(app)
+    digest = digest_of(app)
     objects.upload_bundle(steps.relay, {digest: app})
     first, second = steps.submit(client_bundle=digest), steps.submit(client_bundle=digest)
     objects.upload_bundle(steps.relay, {digest: app})
@@ -80,7 +81,7 @@ def test_an_app_that_two_runs_need_stays_for_the_second_whoever_uploads_it_again
 
 def test_what_a_message_names_stays_when_the_app_of_the_same_bytes_goes(steps: Steps) -> None:
     data = b"both" * 3000
-    digest = objects.digest_of(data)
+    digest = digest_of(data)
     objects.upload_bundle(steps.relay, {digest: data})
     run = steps.submit(client_bundle=digest)
     objects.upload_bundle(steps.relay, {digest: data})
@@ -93,7 +94,7 @@ def test_what_a_message_names_stays_when_the_app_of_the_same_bytes_goes(steps: S
 
 def test_a_push_keeps_what_was_only_an_upload(steps: Steps) -> None:
     data = b"z" * 9000
-    digest = objects.digest_of(data)
+    digest = digest_of(data)
     objects.upload_bundle(steps.relay, {digest: data})
     objects.upload_shared(steps.relay, steps.run, steps.token, "0", {digest: data})
     steps.push("a", objects=(digest,))
@@ -139,7 +140,7 @@ def test_nothing_is_written_for_a_run_that_is_over(steps: Steps) -> None:
     relay, run, token = steps.relay, steps.run, steps.token
     m = steps.pushed("a")
     runs.stop_run(relay, run)
-    data = {objects.digest_of(b"late"): b"late"}
+    data = {digest_of(b"late"): b"late"}
     before = {key: relay.redis.dump(key) for key in relay.redis.keys("*")}
     assert steps.push("a").outcome is Push.STOPPED
     assert steps.claim("a", m).outcome is Claim.STOPPED
@@ -165,7 +166,7 @@ def test_an_attempt_that_was_overtaken_writes_nothing(steps: Steps) -> None:
     steps.commit("a", m)
     runs.release_run(relay, run, old)
     runs.claim_run(relay, run, "app-2")
-    data = {objects.digest_of(b"late"): b"late"}
+    data = {digest_of(b"late"): b"late"}
     before = {key: relay.redis.dump(key) for key in relay.redis.keys("*")}
     assert steps.push("a").outcome is Push.FENCED
     assert save(steps, 0, b"late") is Step.FENCED
@@ -334,7 +335,7 @@ def test_a_clean_up_goes_in_small_steps_each_of_which_frees_arrays(steps: Steps)
     for turn in range(3):
         m = steps.pushed("a")
         data = bytes([turn]) * 9000
-        digests.append(objects.digest_of(data))
+        digests.append(digest_of(data))
         steps.claim("a", m, f"w-{turn}")
         objects.upload_node(steps.relay, "a", steps.run, m.message_id, {digests[-1]: data})
         steps.commit("a", m, f"w-{turn}", objects=(digests[-1],), context=None)
@@ -358,7 +359,7 @@ def test_the_arrays_of_a_context_go_with_its_version(steps: Steps) -> None:
     for turn in range(KEPT_VERSIONS + 1):
         m = steps.pushed("a")
         data = bytes([turn]) * 9000
-        digests.append(objects.digest_of(data))
+        digests.append(digest_of(data))
         steps.claim("a", m, f"w-{turn}")
         objects.upload_node(steps.relay, "a", steps.run, m.message_id, {digests[-1]: data})
         steps.commit("a", m, f"w-{turn}", context=(b"state", (digests[-1],)))
@@ -372,7 +373,7 @@ def test_the_clean_up_finds_the_arrays_of_a_context_that_another_run_had_uploade
     other = Steps(steps.relay, token="other")
     other.start()
     data = b"theirs" * 3000
-    digest = objects.digest_of(data)
+    digest = digest_of(data)
     theirs = other.pushed("a")
     other.claim("a", theirs, "w-1")
     objects.upload_node(steps.relay, "a", other.run, theirs.message_id, {digest: data})
@@ -403,7 +404,7 @@ def test_the_clean_up_of_a_run_leaves_the_arrays_that_another_runs_answer_names(
     other = Steps(steps.relay, token="other")
     other.start()
     data = b"both" * 3000
-    digest = objects.digest_of(data)
+    digest = digest_of(data)
     for driver in (steps, other):
         m = driver.pushed("a")
         driver.claim("a", m, driver.token)
@@ -425,7 +426,7 @@ def test_an_attempt_that_is_given_back_does_not_count(steps: Steps) -> None:
 
 def test_a_late_repeat_of_a_submit_leaves_its_upload_to_expire(steps: Steps) -> None:
     app = b"late" * 300
-    digest = objects.digest_of(app)
+    digest = digest_of(app)
     spec = runs.RunSpec(client_token="the same", client_bundle=digest)
     objects.upload_bundle(steps.relay, {digest: app})
     run = runs.submit(steps.relay, spec)
@@ -438,7 +439,7 @@ def test_a_late_repeat_of_a_submit_leaves_its_upload_to_expire(steps: Steps) -> 
 
 def test_a_run_does_not_finish_with_arrays_that_are_not_there(steps: Steps) -> None:
     data = b"result" * 2000
-    digest = objects.digest_of(data)
+    digest = digest_of(data)
     result = (b"result", (digest,))
     assert runs.finish(steps.relay, steps.run, steps.token, "finished", result=result) is Step.MISSING
     assert not runs.run_info(steps.relay, steps.run).over
@@ -458,7 +459,7 @@ def test_a_claim_that_was_given_back_is_nobodys(steps: Steps) -> None:
 
 def test_the_clean_up_at_the_superlink_goes_in_small_steps_too(steps: Steps) -> None:
     k, run = steps.relay.keys, steps.run
-    blobs = {objects.digest_of(data): data for data in (b"1" * 9000, b"2" * 9000, b"3" * 9000)}
+    blobs = {digest_of(data): data for data in (b"1" * 9000, b"2" * 9000, b"3" * 9000)}
     objects.upload_shared(steps.relay, run, steps.token, "0", blobs)
     runs.stop_run(steps.relay, run)
     names = [k.run(run), k.run_objs(run), k.sent(run), k.deadlines(run), k.journal(run), k.run_nodes(run)]

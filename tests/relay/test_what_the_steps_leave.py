@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from fedq.apps.digest import digest_of
 from fedq.apps.error import Error, ErrorCode
 from fedq.relay import claims, cleanup, messages, nodes, objects, runs
 from fedq.relay.claims import Claim, Commit
@@ -16,7 +17,7 @@ CANCELLED = Error(ErrorCode.CANCELLED, "no longer wanted")
 def array(steps: Steps, fill: bytes, owner: str, times: int = 1000) -> str:
     """A shared array that was uploaded for ``owner``; its digest."""
     data = fill * times
-    digest = objects.digest_of(data)
+    digest = digest_of(data)
     objects.upload_shared(steps.relay, steps.run, steps.token, owner, {digest: data})
     return digest
 
@@ -131,7 +132,7 @@ def test_a_run_without_limits_is_tried_as_often_as_it_takes(steps: Steps) -> Non
 def test_what_a_commit_names_lasts_and_has_to_be_there(steps: Steps) -> None:
     m, keys = steps.pushed("a"), steps.relay.keys
     in_reply, in_context = b"reply" * 1000, b"context" * 1000
-    digests = [objects.digest_of(data) for data in (in_reply, in_context)]
+    digests = [digest_of(data) for data in (in_reply, in_context)]
     steps.claim("a", m)
     objects.upload_node(steps.relay, "a", m.run, m.message_id, {digests[0]: in_reply})
     refused = steps.commit("a", m, objects=(digests[0],), context=(b"ctx", (digests[1],)))
@@ -180,7 +181,7 @@ def test_a_push_owns_the_arrays_it_names_whoever_uploaded_them(steps: Steps) -> 
 
 def test_an_array_without_a_manifest_is_not_there_though_its_chunks_are(steps: Steps) -> None:
     data = b"interrupted" * 1000
-    digest = objects.digest_of(data)
+    digest = digest_of(data)
     for chunk in (0, 1):
         steps.relay.redis.set(steps.relay.keys.obj_chunk(digest, chunk), data, ex=60)
     refused = steps.push("a", objects=(digest,))
@@ -215,7 +216,7 @@ def test_an_array_that_a_submit_may_want_too_lasts_as_long_as_the_run_needs_it(s
     # Of a set of owners nobody knows which comes first, so there are some of them.
     for number in range(8):
         data = b"both %d" % number * 100
-        objects.upload_bundle(relay, {objects.digest_of(data): data})
+        objects.upload_bundle(relay, {digest_of(data): data})
         digests.append(array(steps, b"both %d" % number, str(number), times=100))
     runs.save_checkpoint(relay, run, steps.token, 0, (b"one", digests))
     runs.save_checkpoint(relay, run, steps.token, 1, (b"two", ()))
@@ -226,7 +227,7 @@ def test_an_array_that_a_submit_may_want_too_lasts_as_long_as_the_run_needs_it(s
 
 def test_a_repeated_submit_leaves_the_app_to_its_run_alone(steps: Steps) -> None:
     app = b"app" * 100
-    digest = objects.digest_of(app)
+    digest = digest_of(app)
     spec = runs.RunSpec(client_token="the same", client_bundle=digest)
     objects.upload_bundle(steps.relay, {digest: app})
     run = runs.submit(steps.relay, spec)
@@ -270,7 +271,7 @@ def test_freeing_takes_deadlines_and_the_arrays_of_a_checkpoint_that_is_through(
 
 def test_every_part_of_an_upload_gets_its_full_time_again(steps: Steps) -> None:
     data = b"app" * 100
-    digest = objects.digest_of(data)
+    digest = digest_of(data)
     for name in shared_keys(steps, digest):
         objects.upload_bundle(steps.relay, {digest: data})
         steps.relay.redis.expire(name, objects.UNFINISHED_TTL // 2)

@@ -18,9 +18,9 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
 from fedq.apps import AppIncomplete, ClientApp, ConfigError, Context, Message, RecordDict, ServerApp
+from fedq.apps.digest import digest_of
 from fedq.relay import bundles, project
 from fedq.relay.bundles import BundleError, LoadError
-from fedq.relay.objects import digest_of
 from fedq.relay.project import AppNotFound, ProjectError
 
 PYPROJECT = """
