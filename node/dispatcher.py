@@ -396,6 +396,10 @@ class Dispatcher:
     def _look_for_jobs(self, doubtful: list[Dispatched]) -> None:
         """Free what was dispatched, is not claimed, and has no live job."""
         gone = self.jobs.without_job(doubtful)
+        if gone:
+            # A job ends after its message was answered: what was answered while we looked was not lost.
+            self._refresh()
+            gone = [d for d in gone if self._inflight.get(d.waiting.run) is d]
         # One that a worker may be fetching is looked at again as soon as it must have come to light.
         soon = [d.since + LOST_JOB for d in doubtful if d not in gone]
         self._reconcile_at = min([self._reconcile_at, *(at + 0.05 for at in soon if at > self._clock())])

@@ -256,8 +256,14 @@ class VirtualDispatcher(Dispatcher):
         """Free what is in a job that has ended, was lost, or sits on it: another worker may be free for it."""
         jobs = [self._under_way[places[0]] for places in doubtful.values()]
         for dispatched in self.jobs.without_job(jobs):
-            for place in doubtful[dispatched.job_id]:
+            places = doubtful[dispatched.job_id]
+            heads = {place: self._head(place).message_id for place in places}
+            for place in places:
                 self._under_way.pop(place, None)
+            # A job ends after its messages were answered: what was answered while we looked was not lost.
+            self._examine(places)
+            if all(place not in self._waiting or self._head(place).message_id != heads[place] for place in places):
+                continue
             facts = self._facts_of(dispatched.waiting.run)
             facts.not_before = self._clock() + PAUSES[min(facts.fruitless, len(PAUSES) - 1)]
             facts.fruitless += 1

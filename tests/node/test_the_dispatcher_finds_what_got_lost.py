@@ -5,10 +5,13 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
+from fedq.apps import RecordDict
+from fedq.apps.wire import encode
 from fedq.node.dispatcher import Dispatcher
 from fedq.node.jobqueue import describe
 from fedq.node.role import SUPERNODE, Holder, Role
@@ -299,3 +302,45 @@ def test_a_job_that_is_none_of_ours_is_refused_and_the_next_one_runs(federation:
     job = site.ended_job("foreign")
     assert job.get_status() == "failed"
     assert "refused" in (job.latest_result().exc_string or "")  # type: ignore[union-attr]
+
+
+def test_what_is_answered_while_the_dispatcher_looks_for_its_job_is_not_run_again(
+    role: Role, federation: Federation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between its look at the inbox and its look at claims and jobs the message is committed, and its job ends."""
+    settings = NodeSettings("clinic-a")
+    relay = federation.relay
+    queue = FedqQueue("clinic-a", relay.redis)
+    with relay.again() as own:
+        dispatcher = Dispatcher(settings, own, own, Role(own, "clinic-a", role.holder), nodes.NodeInfo())
+        assert dispatcher.role.take()
+        dispatcher._sync()
+        run = federation.run()
+        first = run.push("clinic-a", "train", run.arrays(np.zeros(1)))
+        dispatcher._backlog.read_anew()
+        dispatcher._dispatch()
+        (job_id,) = queue.get_job_ids()
+        look = dispatcher.jobs.without_job
+
+        def answered_meanwhile(dispatched: Any) -> Any:
+            ((entry, _),) = relay.redis.xrange(relay.keys.inbox("clinic-a"))
+            held = claims.claim(relay, "clinic-a", run.run, entry.decode(), first, "token")
+            assert held.outcome is claims.Claim.OK
+            body = encode(RecordDict())
+            claims.commit(relay, "clinic-a", run.run, entry.decode(), first, "token", ok=True, body=body.data)
+            relay.redis.delete(f"rq:job:{job_id}", queue.key)
+            return look(dispatched)
+
+        monkeypatch.setattr(dispatcher.jobs, "without_job", answered_meanwhile)
+        dispatcher._verify()
+        dispatcher._dispatch()
+        assert queue.get_job_ids() == []
+
+        # The run has its turn at once, not when somebody notices that there was nothing to do.
+        monkeypatch.setattr(dispatcher.jobs, "without_job", look)
+        second = run.push("clinic-a", "train", run.arrays(np.zeros(1)))
+        dispatcher._backlog.read_anew()
+        dispatcher._dispatch()
+        assert queue.get_job_ids() == [f"clinic-a_{second}_1"]
+        queue.empty()
+        dispatcher._leave()
