@@ -40,7 +40,7 @@ class Counts:
 
 
 COUNTS: dict[str, Counts] = {
-    "fork": Counts(commands=24.5, round_trips=16.0, bytes=15_900.0),
+    "fork": Counts(commands=24.5, round_trips=15.5, bytes=15_900.0),
     "run": Counts(commands=24.5, round_trips=14.8, bytes=15_800.0),
     "inline": Counts(commands=51.5, round_trips=15.8, bytes=19_300.0),
 }
