@@ -173,7 +173,7 @@ def test_what_the_owner_imposes_is_in_force_and_shown(federation: OneNode, call:
         (("--mod", "no_such_rules:mod"), "no module 'no_such_rules'"),
         (("--mod", "rules"), "names no mod"),
         (("--trust-key", "short"), "Ed25519"),
-        (("--trust-digest", "abc"), "SHA-256"),
+        (("--trust-digest", "abc"), "64 hex digits"),
         (("--time-limit", "0"), "time limit"),
     ],
 )
