@@ -82,6 +82,17 @@ class Reply:
     blobs: Mapping[str, memoryview] | None = None
     nbytes: int = 0
 
+    def committed_as(self) -> dict[str, Any]:
+        """What :func:`claims.commit` is told of it, here or by the parent: plain values."""
+        return {
+            "ok": self.ok,
+            "body": self.body,
+            "objects": self.objects,
+            "context": self.context,
+            "nbytes": self.nbytes,
+            "code": self.code,
+        }
+
     @classmethod
     def of_error(cls, error: Error) -> Reply:
         """An error reply; the Context stays as it was."""
@@ -311,20 +322,7 @@ class Execution:
         def attempt() -> claims.Committed:
             if blobs:
                 objects.upload_node(self.relay, e.node, e.run, e.message, blobs)
-            return claims.commit(
-                self.relay,
-                e.node,
-                e.run,
-                e.entry,
-                e.message,
-                e.token,
-                ok=reply.ok,
-                body=reply.body,
-                objects=reply.objects,
-                context=reply.context,
-                nbytes=reply.nbytes,
-                code=reply.code,
-            )
+            return claims.commit(self.relay, e.node, e.run, e.entry, e.message, e.token, **reply.committed_as())
 
         while True:
             try:
@@ -347,15 +345,7 @@ class Execution:
         data = reply.context[0] if reply.context is not None else b""
         if self._parent is None or len(reply.body) + len(data) > BY_PARENT:
             return None
-        request = {
-            "ok": reply.ok,
-            "body": reply.body,
-            "objects": reply.objects,
-            "context": reply.context,
-            "nbytes": reply.nbytes,
-            "code": reply.code,
-        }
-        outcome = self._parent.ask(request)
+        outcome = self._parent.ask(reply.committed_as())
         return None if outcome is None else Commit(outcome)
 
     def _insist(self, action: Callable[[], T]) -> T:
