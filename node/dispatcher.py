@@ -404,13 +404,16 @@ class Dispatcher:
         soon = [d.since + LOST_JOB for d in doubtful if d not in gone]
         self._reconcile_at = min([self._reconcile_at, *(at + 0.05 for at in soon if at > self._clock())])
         for d in gone:
-            run = d.waiting.run
-            self._inflight.pop(run, None)
-            facts = self._facts_of(run)
-            facts.not_before = self._clock() + PAUSES[min(facts.fruitless, len(PAUSES) - 1)]
-            facts.fruitless += 1
-            if facts.fruitless > 1:
-                self._read_facts([run], drop_ended=True)
+            self._inflight.pop(d.waiting.run, None)
+            self._came_to_nothing(d.waiting.run)
+
+    def _came_to_nothing(self, run: int) -> None:
+        """A job of the run ended or got lost: the next one waits a little longer each time, and the run may be over."""
+        facts = self._facts_of(run)
+        facts.not_before = self._clock() + PAUSES[min(facts.fruitless, len(PAUSES) - 1)]
+        facts.fruitless += 1
+        if facts.fruitless > 1:
+            self._read_facts([run], drop_ended=True)
 
     def _facts_of(self, run: int) -> RunFacts:
         """What is known of a run. A new one comes before the run served last, and behind those that wait longer."""

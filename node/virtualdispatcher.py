@@ -12,7 +12,7 @@ from collections.abc import Collection, Iterable, Sequence
 from typing import Any
 
 from fedq.node import virtual
-from fedq.node.dispatcher import PAUSES, RECONCILE, Dispatcher
+from fedq.node.dispatcher import RECONCILE, Dispatcher
 from fedq.node.inbox import Lost, Waiting
 from fedq.node.jobqueue import Dispatched
 from fedq.node.role import WORKER
@@ -262,13 +262,8 @@ class VirtualDispatcher(Dispatcher):
                 self._under_way.pop(place, None)
             # A job ends after its messages were answered: what was answered while we looked was not lost.
             self._examine(places)
-            if all(place not in self._waiting or self._head(place).message_id != heads[place] for place in places):
-                continue
-            facts = self._facts_of(dispatched.waiting.run)
-            facts.not_before = self._clock() + PAUSES[min(facts.fruitless, len(PAUSES) - 1)]
-            facts.fruitless += 1
-            if facts.fruitless > 1:
-                self._read_facts([dispatched.waiting.run], drop_ended=True)
+            if any(place in self._waiting and self._head(place).message_id == heads[place] for place in places):
+                self._came_to_nothing(dispatched.waiting.run)
 
     # -- dispatch ------------------------------------------------------------------------------------------------------
 
