@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -10,9 +9,9 @@ from dataclasses import dataclass, field
 from fedq.apps.arrayrecord import ArrayRecord
 from fedq.apps.configrecord import ConfigRecord
 from fedq.apps.grid import JSON, Grid
-from fedq.apps.metricrecord import MetricRecord
 from fedq.apps.recorddict import RecordDict
 from fedq.apps.strategy.errors import CheckpointError
+from fedq.apps.strategy.metrics_log import MetricsLog
 from fedq.apps.strategy.result import Result
 
 
@@ -38,8 +37,8 @@ class Progress:
 
 
 class Checkpoint:
-    """The records ``strategy-<n>``, ``strategy-<n>.arrays``, ``strategy-<n>.state.*`` and, in the midst of a round,
-    ``strategy-<n>.unfinished.*`` in a Context's state.
+    """The records ``strategy-<n>``, ``strategy-<n>.arrays``, ``strategy-<n>.history``, ``strategy-<n>.state.*`` and, in
+    the midst of a round, ``strategy-<n>.unfinished.*`` in a Context's state.
 
     Args:
         grid: where the Context is; without one nothing is kept.
@@ -51,6 +50,7 @@ class Checkpoint:
         self._grid = grid
         self._strategy = strategy
         self._name = f"strategy-{number}"
+        self._metrics = MetricsLog()
 
     def first(self, arrays: ArrayRecord) -> Progress:
         """The progress before the first round."""
@@ -62,20 +62,25 @@ class Checkpoint:
         if context is None or self._name not in context.state:
             return None
         record, arrays = context.state[self._name], context.state.get(f"{self._name}.arrays")
-        if not (isinstance(record, ConfigRecord) and isinstance(arrays, ArrayRecord)):
+        sealed = context.state.get(f"{self._name}.history", ArrayRecord())
+        if not (
+            isinstance(record, ConfigRecord) and isinstance(arrays, ArrayRecord) and isinstance(sealed, ArrayRecord)
+        ):
             raise self._foreign("it is incomplete")
         if record.get("strategy") != self._strategy:
             raise self._foreign(f"it was written by {record.get('strategy')!r}")
         try:
-            history = json.loads(str(record["history"]))
-            result = Result(arrays, *({int(at): MetricRecord(m) for at, m in part.items()} for part in history))
+            result = Result(arrays)
+            if record["segments"] != len(sealed):
+                raise ValueError(f"{len(sealed)} of {record['segments']!r} segments of its history are there")
+            self._metrics.read(str(record["history"]), sealed, result)
             progress = Progress(
                 round=int(str(record["round"])),
                 result=result,
                 failed_rounds=int(str(record["failed-rounds"])),
                 last_failure=str(record["last-failure"]),
             )
-        except (KeyError, TypeError, ValueError, AttributeError) as exc:
+        except (LookupError, TypeError, ValueError) as exc:
             raise self._foreign(f"it does not read: {exc}") from exc
         for prefix, records in self._several(progress):
             for name, kept in context.state.items():
@@ -88,22 +93,20 @@ class Checkpoint:
         context = self._grid.context
         if context is None:
             return
-        result = progress.result
-        history = (
-            result.train_metrics_clientapp,
-            result.evaluate_metrics_clientapp,
-            result.evaluate_metrics_serverapp,
-        )
+        self._metrics.write(progress.result)
         context.state[self._name] = ConfigRecord(
             {
                 "strategy": self._strategy,
                 "round": progress.round,
                 "failed-rounds": progress.failed_rounds,
                 "last-failure": progress.last_failure,
-                "history": json.dumps([{at: dict(metrics) for at, metrics in part.items()} for part in history]),
+                "history": self._metrics.open,
+                "segments": len(self._metrics.sealed),
             }
         )
-        context.state[f"{self._name}.arrays"] = result.arrays
+        context.state[f"{self._name}.arrays"] = progress.result.arrays
+        if self._metrics.sealed:
+            context.state[f"{self._name}.history"] = self._metrics.sealed
         for prefix, records in self._several(progress):
             for name in [name for name in context.state if name.startswith(prefix)]:
                 if name.removeprefix(prefix) not in records:

@@ -8,10 +8,13 @@ import numpy as np
 import pytest
 
 from fedq.apps import ArrayRecord, ConfigRecord, Context, Grid, Message, MetricRecord, RecordDict, ServerApp
-from fedq.apps.strategy import FedAvg, Result
+from fedq.apps.strategy import FedAvg, Result, metrics_log
 from fedq.apps.strategy.errors import CheckpointError
+from fedq.apps.strategy.metrics_log import SEGMENT
 from fedq.apps.strategy.sampling import Sampler
 from fedq.apps.testing import Federation, FederationRun, Interrupted
+from fedq.apps.wire import decode, encode
+from fedq.relay.objects import INLINE_LIMIT
 from tests.apps.federations import averaging_app, model_of, training_app
 
 
@@ -196,7 +199,7 @@ def test_a_checkpoint_of_another_strategy_is_refused() -> None:
         Federation(2).run(app, training_app())
 
 
-@pytest.mark.parametrize("damage", ["history", "round", "arrays"])
+@pytest.mark.parametrize("damage", ["history", "round", "segments", "arrays"])
 def test_a_damaged_checkpoint_is_refused(damage: str) -> None:
     state = Federation(2).run(averaging_app(rounds=1), training_app()).server_context.state
     if damage == "arrays":
@@ -204,7 +207,7 @@ def test_a_damaged_checkpoint_is_refused(damage: str) -> None:
     else:
         record = state["strategy-1"]
         assert isinstance(record, ConfigRecord)
-        record[damage] = "nonsense"
+        record[damage] = 7 if damage == "segments" else "nonsense"
     app = ServerApp()
 
     @app.main()
@@ -215,6 +218,34 @@ def test_a_damaged_checkpoint_is_refused(damage: str) -> None:
 
     with pytest.raises(CheckpointError, match="start the run anew"):
         Federation(2).run(app, training_app())
+
+
+def test_a_late_checkpoint_sends_no_more_than_an_early_one() -> None:
+    app = averaging_app(lambda: FedAvg(fraction_evaluate=0.0), rounds=1500)
+    whole = Federation(2).run(app, training_app())
+    assert whole.result is not None
+    assert len(whole.result.train_metrics_clientapp) == len(whole.checkpoints) == 1500
+    sent: list[int] = []
+    known: set[str] = set()
+    for state in whole.checkpoints:
+        encoded = encode(decode(state), inline_limit=INLINE_LIMIT)
+        new = {digest: blob.nbytes for digest, blob in encoded.blobs.items() if digest not in known}
+        known.update(new)
+        sent.append(len(encoded.data) + sum(new.values()))
+    # A little grows: the names of the sealed segments, 110 bytes each.
+    assert max(sent[750:]) <= max(sent[:750]) + 2 * SEGMENT / 16
+    assert max(sent) < 2 * SEGMENT
+
+
+def test_a_long_history_is_taken_up_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(metrics_log, "SEGMENT", 150)
+    whole = Federation(2).run(averaging_app(rounds=12), training_app())
+    state = whole.server_context.state
+    assert len(state.array_records["strategy-1.history"]) > 2
+    for behind in (1, 5, 6, 11):
+        run = interrupted(averaging_app(rounds=12), [behind], nodes=2)
+        assert run.result == whole.result
+        assert run.server_context.state == state
 
 
 def test_sampling_ignores_the_order_in_which_nodes_are_listed() -> None:
