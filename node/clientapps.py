@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import Any
 
@@ -142,6 +142,7 @@ class ClientAppAssignment(Assignment):
         self.group = str(errand.run)
         self.time_limit = time_limit
         self._shipper: LogShipper | None = None
+        self._finish_lines: Callable[[], None] | None = None
         self._attempt = 0
 
     def describe(self) -> dict[str, Any]:
@@ -163,6 +164,7 @@ class ClientAppAssignment(Assignment):
             parent=parent() if self.alone else None,
             on_claim=self._claimed,
             on_error=self._failed,
+            on_replied=self._replied,
         ).run()
 
     @contextlib.contextmanager
@@ -176,10 +178,11 @@ class ClientAppAssignment(Assignment):
 
         shipper = self._shipper = LogShipper(send, common)
         try:
-            with captured(lambda line, level, origin: shipper.add(line, level=level, origin=origin)):
+            with captured(lambda line, level, origin: shipper.add(line, level=level, origin=origin)) as finish:
+                self._finish_lines = finish
                 yield
         finally:
-            self._shipper = None
+            self._shipper = self._finish_lines = None
             shipper.close()
 
     def _claimed(self, attempt: int) -> None:
@@ -191,6 +194,13 @@ class ClientAppAssignment(Assignment):
             what = f"{error.name}: {error.reason}"
             for line in (f"{what}\n{error.traceback}" if error.traceback else what).rstrip().split("\n"):
                 self._shipper.add(line, level="ERROR", origin="fedq")
+
+    def _replied(self) -> None:
+        """Its lines come before its reply: with that the run may be over, and takes no lines any more."""
+        if self._finish_lines is not None:
+            self._finish_lines()
+        if self._shipper is not None:
+            self._shipper.flush()
 
     # -- the worker's parent process -----------------------------------------------------------------------------------
 

@@ -123,6 +123,7 @@ class Execution:
         parent: Parent | None = None,
         on_claim: Callable[[int], None] = lambda attempt: None,
         on_error: Callable[[Error], None] = lambda error: None,
+        on_replied: Callable[[], None] = lambda: None,
         clock: Callable[[], float] = time.monotonic,
         wait: Callable[[float], None] = time.sleep,
     ) -> None:
@@ -135,6 +136,7 @@ class Execution:
         self._parent = parent
         self._on_claim = on_claim
         self._on_error = on_error
+        self._on_replied = on_replied
         self._clock = clock
         self._wait = wait
         self._fetched: dict[str, memoryview] = {}
@@ -159,6 +161,7 @@ class Execution:
         seconds = self._clock() - started
         if reply.error is not None:
             self._on_error(reply.error)
+        self._on_replied()
         status = self._commit(reply, claimed)
         self.cache.put(self._fetched)
         return self._outcome(status, reply, claimed, seconds)

@@ -38,8 +38,8 @@ Send = Callable[[Sequence[Mapping[str, Any]]], bool]
 class LogShipper:
     """Takes lines and sends them from a thread of its own, which starts with the first line.
 
-    ``add`` never waits for the server. ``close`` waits at most ``patience`` seconds. Lines that did not fit, or that
-    the server did not take, are counted in :attr:`dropped`.
+    ``add`` never waits for the server. ``flush`` and ``close`` wait at most ``patience`` seconds. Lines that did not
+    fit, or that the server did not take, are counted in :attr:`dropped`.
     """
 
     def __init__(
@@ -60,6 +60,8 @@ class LogShipper:
         self._lines: deque[dict[str, Any]] = deque()
         self._lock = threading.Lock()
         self._wake = threading.Event()
+        self._sent = threading.Condition()
+        self._asked = self._answered = 0
         self._closing = False
         self._over = False
         self._told = 0
@@ -81,6 +83,16 @@ class LogShipper:
             if len(self._lines) >= BATCH:
                 self._wake.set()
 
+    def flush(self) -> None:
+        """Send what was added so far, for at most ``patience`` seconds. Costs nothing where nothing was ever added."""
+        if self._thread is None:
+            return
+        with self._sent:
+            self._asked += 1
+            mine = self._asked
+            self._wake.set()
+            self._sent.wait_for(lambda: self._answered >= mine or self._over, self._patience)
+
     def close(self) -> None:
         """Send what is left, for at most ``patience`` seconds."""
         self._closing = True
@@ -101,7 +113,11 @@ class LogShipper:
             self._wake.wait(self._interval)
             closing = self._closing
             self._wake.clear()
+            asked = self._asked
             self._flush()
+            with self._sent:
+                self._answered = asked
+                self._sent.notify_all()
             if closing:
                 return
 
@@ -189,10 +205,11 @@ class _Handler(logging.Handler):
 
 
 @contextlib.contextmanager
-def captured(take: Callable[[str, str, str], None]) -> Iterator[None]:
+def captured(take: Callable[[str, str, str], None]) -> Iterator[Callable[[], None]]:
     """While inside, ``take(line, level, origin)`` hears of every line printed, and of every record at INFO or above.
 
-    Records of the service itself go where they went before; nothing else reaches the process' own output.
+    Records of the service itself go where they went before; nothing else reaches the process' own output. Gives a
+    function that hands on a last line without an end, as leaving does.
     """
     root = logging.getLogger()
     out, err, handlers, level = sys.stdout, sys.stderr, list(root.handlers), root.level
@@ -205,15 +222,19 @@ def captured(take: Callable[[str, str, str], None]) -> Iterator[None]:
     root.handlers = [handler]
     if level > logging.INFO or level == logging.NOTSET:
         root.setLevel(logging.INFO)
+
+    def finish() -> None:
+        for writer in writers:
+            writer.finish()
+
     try:
-        yield
+        yield finish
     finally:
         sys.stdout, sys.stderr = out, err
         root.handlers = handlers
         if root.level != level:  # setting it costs every logger what it remembers
             root.setLevel(level)
-        for writer in writers:
-            writer.finish()
+        finish()
 
 
 class JsonFormatter(logging.Formatter):

@@ -117,9 +117,17 @@ def wait(message: Message, context: Context) -> Message:
     return reply
 
 
+@app.train("chatter")
+def chatter(message: Message, context: Context) -> Message:
+    for number in range(1900):
+        print(number)
+    return answer(message, context)
+
+
 @app.train("talk")
 def talk(message: Message, context: Context) -> Message:
     print("training begins")
     logging.getLogger("digits").info("loss %.2f", 0.25)
     print("careful", file=sys.stderr)
+    print("no line break", end="")
     return answer(message, context)

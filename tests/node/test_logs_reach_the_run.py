@@ -1,4 +1,8 @@
-"""What a ClientApp logs, prints and raises stands in the run's log of that node, unless the operator says no."""
+"""What a ClientApp logs, prints and raises stands in the run's log of that node, before its reply does, unless the
+operator says no.
+
+Once the reply is there the run may be over, and takes no line any more.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +16,7 @@ from tests.support.waiting import wait_until
 
 
 def lines(run: HandRun, node: str = "clinic-a") -> list[dict[str, Any]]:
-    return [event.data for event in events.read_log(run.relay, node, run.run)]
+    return [event.data for event in events.read_log(run.relay, node, run.run, count=5000)]
 
 
 @pytest.mark.parametrize("isolation", FORK_OR_ALL)
@@ -23,15 +27,25 @@ def test_prints_and_log_records_arrive(federation: Federation, isolation: str) -
     message = run.push("clinic-a", "train.talk", run.config())
 
     run.content(message)
-    wait_until(lambda: len(lines(run)) == 3, "three lines are there")
     assert [(line["level"], line["origin"], line["text"]) for line in lines(run)] == [
         ("INFO", "stdout", "training begins"),
         ("INFO", "digits", "loss 0.25"),
         ("INFO", "stderr", "careful"),
+        ("INFO", "stdout", "no line break"),
     ]
     assert {(line["node"], line["message"], line["type"]) for line in lines(run)} == {
         ("clinic-a", message, "train.talk")
     }
+
+
+@pytest.mark.parametrize("isolation", FORK_OR_ALL)
+def test_the_last_line_is_there_when_the_reply_is(federation: Federation, isolation: str) -> None:
+    federation.site(isolation=isolation)
+    run = federation.run()
+
+    run.content(run.push("clinic-a", "train.chatter", run.config()))
+
+    assert [line["text"] for line in lines(run)][-1] == "1899"
 
 
 def test_a_traceback_arrives_as_error_lines(federation: Federation) -> None:
@@ -40,7 +54,7 @@ def test_a_traceback_arrives_as_error_lines(federation: Federation) -> None:
 
     run.error(run.push("clinic-a", "train.fail", run.config()))
 
-    wait_until(lambda: any("in fail" in line["text"] for line in lines(run)), "the traceback is there")
+    assert any("in fail" in line["text"] for line in lines(run))
     assert {line["level"] for line in lines(run)} == {"ERROR"}
 
 

@@ -159,6 +159,35 @@ def test_closing_waits_no_longer_than_its_patience() -> None:
     server.gate.set()
 
 
+def test_what_was_added_before_a_flush_is_sent_when_it_returns() -> None:
+    server = Server()
+    shipper = LogShipper(server, interval=60.0)
+    shipper.flush()  # nothing was added: there is nothing to wait for
+    with captured(lambda line, level, origin: shipper.add(line, level=level, origin=origin)) as finish:
+        for number in range(250):
+            print(number)
+            if number % 50 == 0:
+                shipper.flush()
+                assert server.texts[-1] == str(number)
+        print("no line break", end="")
+        finish()
+        shipper.flush()
+        assert server.texts == [*map(str, range(250)), "no line break"]
+    shipper.close()
+
+
+def test_a_flush_waits_no_longer_than_its_patience() -> None:
+    server = Server()
+    server.gate.clear()
+    shipper = LogShipper(server, patience=0.05)
+    shipper.add("held up")
+    shipper.flush()
+    assert server.lines == []
+    server.gate.set()
+    shipper.close()
+    assert server.texts == ["held up"]
+
+
 def test_once_the_run_is_over_nothing_more_is_sent() -> None:
     server = Server()
     server.over = True
