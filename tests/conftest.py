@@ -8,6 +8,7 @@ import logging
 import os
 import random
 import shutil
+import signal
 import tempfile
 import uuid
 from collections.abc import Iterator
@@ -45,6 +46,9 @@ def pytest_configure(config: pytest.Config) -> None:
     if not config.getoption("--all"):
         hypothesis.settings.register_profile("brief", max_examples=25)
         hypothesis.settings.load_profile("brief")
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        # Started in the background by a shell. What is started here is to hear Ctrl-C all the same.
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     mark = uuid.uuid4().hex
     processes.set_mark(mark)
     config.stash[MARK] = mark
