@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from fedq.apps.error import Error, ErrorCode
@@ -129,7 +129,10 @@ class Arrivals:
             self._flights.arrive(m)
 
     def _batch(self, found: Sequence[str]) -> list[str]:
-        """As many of ``found``, in their order, as may be in memory at once; their answers are read."""
+        """As many of ``found``, in their order, as may be in memory at once; their answers are read, except for one
+        that comes alone: it may be read with the note about it."""
+        if len(found) == 1:
+            return list(found)
         ahead = found[:READ_AHEAD]
         answers = self._read_answers(ahead)
         chosen: list[str] = []
@@ -142,8 +145,26 @@ class Arrivals:
                 break
             chosen.append(m)
         if not chosen:
-            raise RelayCorrupt(f"the answer to message {ahead[0]} is announced, but not there", run_id=self._run)
+            raise self._lacking(ahead[0])
         return chosen
+
+    def unread(self, ids: Iterable[str]) -> dict[str, str]:
+        """Where the answers are of those of ``ids`` that have not been read: message to key."""
+        return {
+            m: self._relay.keys.out(self._flights[m].node, m)
+            for m in ids
+            if m not in self._answers and m not in self._given_up
+        }
+
+    def read(self, found: Mapping[str, Mapping[bytes, bytes]]) -> None:
+        """Take in what stood there."""
+        for m, fields in found.items():
+            if not fields:
+                raise self._lacking(m)
+            self._answers[m] = messages.parse_answer(self._flights[m].node, m, fields)
+
+    def _lacking(self, message_id: str) -> RelayCorrupt:
+        return RelayCorrupt(f"the answer to message {message_id} is announced, but not there", run_id=self._run)
 
     # -- answering for others ------------------------------------------------------------------------------------------
 

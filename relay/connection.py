@@ -121,6 +121,8 @@ class Relay:
         self.client_name = client_name
         self._retries = retries
         self._timeout = timeout
+        self.memory_seen: tuple[float, int, int] = (float("-inf"), 0, 0)
+        """When the server was last asked for its memory (monotonic), what was used and announced since, the limit."""
         try:
             self.redis: redis.Redis = redis.Redis.from_url(
                 url,
@@ -182,6 +184,11 @@ class Relay:
         """Run the step ``name`` (a file of ``relay/lua``). Loads the scripts when the server does not know them."""
         with self.errors():
             return scripts.call(self.redis, name, keys, args)
+
+    def together(self, *requests: scripts.StepCall | tuple[Any, ...]) -> list[Any]:
+        """Steps and commands in one round trip, see :func:`fedq.relay.scripts.together`."""
+        with self.errors():
+            return scripts.together(self.redis, *requests)
 
     @contextlib.contextmanager
     def errors(self) -> Iterator[None]:

@@ -176,6 +176,7 @@ class RedisGrid(Grid):
         if outgoing:
             pushed = self._attempt.do(lambda: self._push(number, contents, outgoing, blobs))
             self._attempt.check_revision(pushed.revision)
+            self._clock = pushed.began
             for message in outgoing:
                 self._flights.add(
                     Flight(
@@ -295,10 +296,11 @@ class RedisGrid(Grid):
         grace: float = 0.0,
         on_offline: OnOffline = "wait",
     ) -> Replies:
-        if timeout is not None or min_replies is not None:
-            self._tick()
+        batch = None if messages is None else list(messages)
+        if not batch and (timeout is not None or min_replies is not None):
+            self._tick()  # with messages the clock is that of their push
         return super().stream(
-            messages,
+            batch,
             message_ids=message_ids,
             timeout=timeout,
             min_replies=min_replies,
@@ -372,11 +374,21 @@ class RedisGrid(Grid):
                     f"no reply will come to message {m!r}: it is not of this run, or was freed", run_id=self._run
                 )
 
-        def wait() -> str:
-            ready = self._inbound.wait(message_ids, until)
-            return f"{self._attempt.server_time():.6f}|{' '.join(ready)}"
+        name = self._replay.name("receive")
 
-        at, _, chosen = self._record("receive", wait).partition("|")
+        def wait() -> journal.Noted:
+            ready = self._inbound.wait(message_ids, until)
+            value = f"{self._attempt.server_time():.6f}|{' '.join(ready)}"
+            unread = self._inbound.unread(ready)
+            noted, found = journal.record_and_read(
+                self.relay, self._run, self.token, self._checkpoint, name, value, list(unread.values())
+            )
+            self._inbound.read(dict(zip(unread, found, strict=True)))
+            return noted
+
+        received = self._attempt.do(wait, drains=True)
+        self._attempt.check_revision(received.revision)
+        at, _, chosen = received.value.partition("|")
         self._replay.advance("receive")
         self._clock = float(at)
         return self._inbound.take(chosen.split())
@@ -415,7 +427,7 @@ class RedisGrid(Grid):
         self._checkpoint = saved.checkpoint
         self._pushes = self._events = self._empty_pulls = 0
         self._replay.clear()
-        self._free(free)
+        self._free(free, done=runs.FREED_AT_ONCE)
 
     def _save(self, data: bytes, blobs: Mapping[str, memoryview], free: Sequence[str]) -> runs.Saved:
         for _ in range(3):
@@ -436,9 +448,11 @@ class RedisGrid(Grid):
         self._attempt.make_sure()
         raise fenced(self._run)
 
-    def _free(self, ids: Sequence[str]) -> None:
-        """Free answered messages; what is not answered yet is tried again behind the next checkpoint."""
-        self._attempt.do(lambda: runs.free(self.relay, self._run, self.token, ids))
+    def _free(self, ids: Sequence[str], *, done: int = 0) -> None:
+        """Free answered messages, the first ``done`` of which are freed already; what is not answered yet is tried
+        again behind the next checkpoint."""
+        if len(ids) > done:
+            self._attempt.do(lambda: runs.free(self.relay, self._run, self.token, ids[done:]))
         left = [m for m in ids if m in self._flights and not self._flights.arrived(m)]
         if left:
             still = self._attempt.do(lambda: messages.outstanding(self.relay, self._run))

@@ -8,12 +8,14 @@ the others. The first writer wins.
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from fedq.relay.connection import Relay
 from fedq.relay.errors import Fenced, RunOver, RunStopped
 from fedq.relay.messages import text
+from fedq.relay.scripts import StepCall
 
 FREED = "freed"
 """The name under which a run notes that answers since the checkpoint are gone: it cannot be replayed any more."""
@@ -45,7 +47,25 @@ def record(relay: Relay, run: int, token: str, checkpoint: int, name: str, value
     The revision grows with each note: a server that shows a smaller one later has lost the note, and perhaps the reply
     that it is about. Raises Fenced or RunOver when the run is no longer this attempt's.
     """
-    reply = relay.call("journal", [relay.keys.run(run), relay.keys.journal(run)], [token, checkpoint, name, value])
+    step = _step(relay, run, token, checkpoint, name, value)
+    return _noted(run, relay.call(step.name, step.keys, step.args))
+
+
+def record_and_read(
+    relay: Relay, run: int, token: str, checkpoint: int, name: str, value: str, keys: Sequence[str]
+) -> tuple[Noted, list[dict[bytes, bytes]]]:
+    """The same, and the hashes of these keys as they are then, in the same round trip."""
+    reply, *found = relay.together(
+        _step(relay, run, token, checkpoint, name, value), *(("HGETALL", key) for key in keys)
+    )
+    return _noted(run, reply), found
+
+
+def _step(relay: Relay, run: int, token: str, checkpoint: int, name: str, value: str) -> StepCall:
+    return StepCall("journal", [relay.keys.run(run), relay.keys.journal(run)], [token, checkpoint, name, value])
+
+
+def _noted(run: int, reply: Sequence[Any]) -> Noted:
     match text(reply[0]):
         case "OK":
             return Noted(text(reply[2]), int(reply[1]))

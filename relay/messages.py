@@ -77,11 +77,13 @@ class Outgoing:
 
 @dataclass(frozen=True, slots=True)
 class Pushed:
-    """The outcome of a push; ``created`` is the server's clock in seconds, ``detail`` the digests or names at fault."""
+    """The outcome of a push; ``created`` is the server's clock in seconds, ``began`` the same when the push was called
+    first, ``detail`` the digests or names at fault."""
 
     outcome: Push
     revision: int = 0
     created: float = 0.0
+    began: float = 0.0
     detail: tuple[str, ...] = ()
 
 
@@ -192,7 +194,7 @@ def push(
         outcome = Push(text(reply[0]))
         if outcome is not Push.OK:
             return Pushed(outcome, detail=tuple(text(item) for item in reply[1:]))
-        result = Pushed(outcome, revision=int(reply[1]), created=int(reply[2]) / 1000)
+        result = Pushed(outcome, revision=int(reply[1]), created=int(reply[2]) / 1000, began=int(reply[3]) / 1000)
     return result
 
 

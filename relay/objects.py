@@ -8,6 +8,7 @@ costs one look.
 
 from __future__ import annotations
 
+import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -41,9 +42,21 @@ FULL_AT = 0.75
 """Share of ``maxmemory`` above which pushes and their uploads stop, so that replies and checkpoints still fit."""
 
 
+LOOK_LASTS = 1.0
+"""Seconds that a look at the server's memory is good for, while that is far from full."""
+
+
 def check_memory(relay: Relay, wanted: int, *, run: int | None = None) -> None:
-    """Raise RelayFull if ``wanted`` more bytes would pass 75 % of the server's ``maxmemory``. Nothing is written."""
+    """Raise RelayFull if ``wanted`` more bytes would pass 75 % of the server's ``maxmemory``. Nothing is written.
+
+    The server is not asked each time, as long as what this handle has announced since would not even fill half of that.
+    """
+    at, used, limit = relay.memory_seen
+    if time.monotonic() < at + LOOK_LASTS and (not limit or used + wanted <= FULL_AT / 2 * limit):
+        relay.memory_seen = (at, used + wanted, limit)
+        return
     used, limit = relay.memory()
+    relay.memory_seen = (time.monotonic(), used + wanted, limit)
     if limit and used + wanted > FULL_AT * limit:
         raise RelayFull(
             f"the server has {used >> 20} of {limit >> 20} MiB in use and the message needs "

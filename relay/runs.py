@@ -17,6 +17,9 @@ from fedq.relay.messages import text, words
 RUN_LEASE = 8.0
 """Seconds that a ServerApp's attempt holds its run without renewal. Renewed every second."""
 
+FREED_AT_ONCE = 100
+"""Messages freed in one step, which holds up the server's other clients."""
+
 CLIENT_TOKEN_TTL = 24 * 3600
 """Seconds that a repeated submit with the same client token finds its run."""
 
@@ -282,15 +285,16 @@ def save_checkpoint(
 ) -> Saved:
     """Write the checkpoint that follows ``checkpoint``: Context and free-list in one step. A repeat answers the same.
 
-    ``context`` is wire data and the digests it names, uploaded with owner ``ctx<checkpoint + 1>``. Freeing the folded
-    messages follows by :func:`free`.
+    ``context`` is wire data and the digests it names, uploaded with owner ``ctx<checkpoint + 1>``. The first
+    :data:`FREED_AT_ONCE` of the folded messages are freed in the same step; freeing the others follows by
+    :func:`free`.
     """
     keys = relay.keys
     data, objects = context
     reply = relay.call(
         "checkpoint",
-        [keys.run(run), keys.run_ctx(run), keys.journal(run), keys.run_objs(run)],
-        [run, token, checkpoint, data, " ".join(objects), " ".join(folded), keys.obj("")],
+        [keys.run(run), keys.run_ctx(run), keys.journal(run), keys.run_objs(run), keys.sent(run), keys.deadlines(run)],
+        [run, token, checkpoint, data, " ".join(objects), " ".join(folded), keys.obj(""), keys.base, FREED_AT_ONCE],
     )
     outcome = Step(text(reply[0]))
     if outcome is Step.OK:
@@ -298,7 +302,7 @@ def save_checkpoint(
     return Saved(outcome, missing=tuple(text(item) for item in reply[1:]) if outcome is Step.MISSING else ())
 
 
-def free(relay: Relay, run: int, token: str, messages: Iterable[str], *, batch: int = 100) -> int:
+def free(relay: Relay, run: int, token: str, messages: Iterable[str], *, batch: int = FREED_AT_ONCE) -> int:
     """Delete answered messages, their pointers and arrays, in batches. Idempotent; unanswered ones stay."""
     keys = relay.keys
     ids, freed = list(messages), 0

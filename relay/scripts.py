@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
 from typing import Any
@@ -54,18 +55,57 @@ def load(client: redis.Redis) -> None:
         pipe.execute()
 
 
+@dataclass(frozen=True, slots=True)
+class StepCall:
+    """A step with its keys and arguments, to be sent together with others."""
+
+    name: str
+    keys: Sequence[str]
+    args: Sequence[Any]
+
+
 def call(client: redis.Redis, name: str, keys: Sequence[str], args: Sequence[Any]) -> list[Any]:
     """Run a step; returns the list it answers."""
     try:
         reply: list[Any] = client.evalsha(digest(name), len(keys), *keys, *args)
     except NoScriptError:
-        try:
-            # All of them: who may load steps does so for those who may not, and may never call theirs.
-            load(client)
-        except NoPermissionError:
-            raise RelayUnavailable(
-                f"the server does not know the step {name!r} and this user may not load it; "
-                "a SuperLink loads the steps when it starts: is one running (and of the same version)?"
-            ) from None
+        _load_for(client, name)
         reply = client.evalsha(digest(name), len(keys), *keys, *args)
     return reply
+
+
+def _load_for(client: redis.Redis, name: str) -> None:
+    try:
+        # All of them: who may load steps does so for those who may not, and may never call theirs.
+        load(client)
+    except NoPermissionError:
+        raise RelayUnavailable(
+            f"the server does not know the step {name!r} and this user may not load it; "
+            "a SuperLink loads the steps when it starts: is one running (and of the same version)?"
+        ) from None
+
+
+def together(client: redis.Redis, *requests: StepCall | tuple[Any, ...]) -> list[Any]:
+    """Steps, and commands as tuples, one after the other in one round trip; what each of them answers.
+
+    Raises the first error among the answers. Those behind it have been carried out all the same, and all of them are
+    carried out once more when the server did not know a step: each must bear that.
+    """
+
+    def send() -> list[Any]:
+        with client.pipeline(transaction=False) as pipe:
+            for request in requests:
+                if isinstance(request, StepCall):
+                    pipe.evalsha(digest(request.name), len(request.keys), *request.keys, *request.args)
+                else:
+                    pipe.execute_command(*request)  # type: ignore[no-untyped-call]
+            return pipe.execute(raise_on_error=False)
+
+    replies = send()
+    if any(isinstance(reply, NoScriptError) for reply in replies):
+        _load_for(client, next(request.name for request in requests if isinstance(request, StepCall)))
+        replies = send()
+    for reply in replies:
+        if isinstance(reply, Exception):
+            raise reply
+    return replies

@@ -91,3 +91,43 @@ local function instruction(inbox, entry, message)
   if f['id'] ~= message then return nil end
   return f, found[1][2]
 end
+-- Deletes those of some messages that are answered, with their pointers and the arrays that only they named.
+local function free_messages(run_id, sent, deadlines, run_objs, base, messages)
+  local freed, checkpoints = 0, {}
+  for _, message in ipairs(messages) do
+    local known = redis.call('HGET', sent, message)
+    if known then
+      local s = split(known)
+      local node = base .. 'node:' .. s[1] .. ':'
+      local out = node .. 'out:' .. message
+      local answer = redis.call('HMGET', out, 'ptr', 'own')
+      if answer[1] then
+        for _, d in ipairs(words(answer[2])) do
+          if disown(node .. 'obj:', d, message) then redis.call('SREM', node .. 'objs:' .. run_id, d) end
+        end
+        redis.call('XDEL', node .. 'replies:' .. run_id, answer[1])
+        redis.call('UNLINK', out)
+        redis.call('HDEL', sent, message)
+        redis.call('ZREM', deadlines, message)
+        checkpoints[s[5]] = true
+        freed = freed + 1
+      end
+    end
+  end
+  -- An owner (run, checkpoint) goes when no unfreed message of that checkpoint remains.
+  if next(checkpoints) then
+    for _, value in ipairs(redis.call('HVALS', sent)) do checkpoints[split(value)[5]] = nil end
+    if next(checkpoints) then
+      for _, member in ipairs(redis.call('SMEMBERS', run_objs)) do
+        local pair = words(member)
+        for c in pairs(checkpoints) do
+          if pair[1] == run_id .. ':' .. c then
+            disown(base .. 'obj:', pair[2], pair[1])
+            redis.call('SREM', run_objs, member)
+          end
+        end
+      end
+    end
+  end
+  return freed
+end

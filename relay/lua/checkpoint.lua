@@ -1,15 +1,17 @@
 -- checkpoint: the ServerApp's Context with what is folded into it, in one step.
--- KEYS  1 run  2 ctx  3 journal  4 run objs
+-- KEYS  1 run  2 ctx  3 journal  4 run objs  5 sent  6 deadlines
 -- ARGV  1 run id  2 token  3 the checkpoint that this one follows  4 Context  5 digests it names  6 folded message ids
---       7 prefix of shared objects
--- The folded ids stand in the entry as its free-list: freeing follows in batches and can be repeated from there.
+--       7 prefix of shared objects  8 base of keys  9 how many of the folded messages to free in this step
+-- The folded ids stand in the entry as its free-list: freeing what is left of them follows in batches (free) and can be
+-- repeated from there.
 -- A repeat (same token, checkpoint one ahead, same content) answers the same.
 -- Answers OK checkpoint revision | FENCED | STOPPED status | STALE checkpoint | MISSING digest...
-local run, ctx, journal, run_objs = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
+local run, ctx, journal, run_objs, sent, deadlines = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6]
 local lives, status = alive(run)
 if not lives then return {'STOPPED', status} end
 if redis.call('HGET', run, 'token') ~= ARGV[2] then return {'FENCED'} end
 expect(ctx, 'stream') expect(journal, 'hash') expect(run_objs, 'set')
+expect(sent, 'hash') expect(deadlines, 'zset')
 local at = tonumber(redis.call('HGET', run, 'checkpoint') or '0')
 local from = tonumber(ARGV[3])
 if at ~= from then
@@ -51,4 +53,7 @@ for _, e in ipairs(old) do
 end
 redis.call('XADD', ctx, '*', 'checkpoint', next_checkpoint, 'data', ARGV[4], 'objs', ARGV[5], 'free', ARGV[6], 'token', ARGV[2])
 redis.call('HSET', run, 'checkpoint', next_checkpoint, 'tries', '1')
+local folded = words(ARGV[6])
+for i = #folded, tonumber(ARGV[9]) + 1, -1 do folded[i] = nil end
+free_messages(ARGV[1], sent, deadlines, run_objs, ARGV[8], folded)
 return {'OK', next_checkpoint, redis.call('HINCRBY', run, 'rev', 1)}

@@ -3,7 +3,7 @@
 -- ARGV  1 run id  2 token  3 checkpoint  4 call  5 digest of the whole call  6 prefix of shared objects
 --       7 number of contents, then per content: body, digests, bytes
 --       then per message: id, node, content number (from 0), type, group, ttl in ms, on_offline, out key
--- Answers OK revision created-ms | STOPPED status | FENCED | STALE checkpoint | MISMATCH | MISSING digest... | UNKNOWN_NODE name...
+-- Answers OK revision created-ms began-ms (when it was called first) | STOPPED status | FENCED | STALE checkpoint | MISMATCH | MISSING digest... | UNKNOWN_NODE name...
 local run, sent, deadlines, journal, run_nodes, run_objs, nodes = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6], KEYS[7]
 local run_id, token, checkpoint, call, request, prefix = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5], ARGV[6]
 local lives, status = alive(run)
@@ -13,8 +13,8 @@ local at = redis.call('HGET', run, 'checkpoint') or '0'
 if at ~= checkpoint then return {'STALE', at} end
 expect(sent, 'hash') expect(deadlines, 'zset') expect(journal, 'hash') expect(run_nodes, 'set') expect(run_objs, 'set')
 local name = 'push:' .. call
-local before = redis.call('HGET', journal, name)
-if before and before ~= request then return {'MISMATCH'} end
+local before = split(redis.call('HGET', journal, name) or '')
+if before[1] ~= '' and before[1] ~= request then return {'MISMATCH'} end
 
 local at_arg, contents = 7, {}
 for i = 1, tonumber(ARGV[at_arg]) do
@@ -50,7 +50,8 @@ end
 -- From here on only writes.
 local revision = redis.call('HINCRBY', run, 'rev', 1)
 local now = now_ms()
-redis.call('HSET', journal, name, request)
+local began = before[2] or text_ms(now)
+redis.call('HSET', journal, name, request .. '|' .. began)
 local owner = run_id .. ':' .. checkpoint
 for d, n in pairs(chunks) do
   redis.call('SADD', prefix .. d .. ':owners', owner)
@@ -73,4 +74,4 @@ for i = 0, count - 1 do
     redis.call('SADD', run_nodes, node)
   end
 end
-return {'OK', revision, text_ms(now)}
+return {'OK', revision, text_ms(now), began}

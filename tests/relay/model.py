@@ -13,7 +13,7 @@ from fedq.relay.claims import Claim, Commit, Renew
 from fedq.relay.contexts import KEPT_VERSIONS
 from fedq.relay.keys import Keys
 from fedq.relay.messages import Answered, Push, Reason
-from fedq.relay.runs import Step
+from fedq.relay.runs import FREED_AT_ONCE, Step
 
 NODES = ("a", "b")
 STRANGER = "c"
@@ -370,6 +370,7 @@ class World:
         run.ctx = [Version(data, objs, checkpoint=run.checkpoint, free=folded, token=token)]
         run.tries = 1
         run.revision += 1
+        self.free(run, token, folded[:FREED_AT_ONCE])
         return Step.OK
 
     def free(self, run: Run, token: str, ids: Iterable[str]) -> int:

@@ -91,7 +91,8 @@ def _value(path: list[str], life: int, value: Any, now: float) -> object:
         case ["run", _, "sent"]:
             return {key.decode(): _sent(item.decode()) for key, item in value.items()}
         case ["run", _, "journal"]:
-            return _fields(value)
+            # Of a push its digest, without the time when it was called first.
+            return {name: said.partition("|")[0] for name, said in _fields(value).items()}
         case ["run", _, "ctx"]:
             names = (b"checkpoint", b"data", b"objs", b"free", b"token")
             return [tuple(f[name].decode() for name in names) for _, f in value]

@@ -13,6 +13,7 @@ from fedq.relay.keys import GROUP
 from fedq.relay.messages import Push
 from fedq.relay.runs import Step
 from tests.relay.conftest import Steps
+from tests.support.waiting import wait_until
 
 
 def blob_of(size: int, fill: int) -> tuple[str, bytes]:
@@ -26,6 +27,44 @@ def test_a_repeated_push_makes_no_second_entry(steps: Steps) -> None:
     assert first.outcome is again.outcome is Push.OK
     assert again.revision > first.revision
     assert len(steps.inbox("a")) == len(steps.inbox("b")) == 1
+
+
+def test_a_repeated_push_tells_when_it_was_called_first(steps: Steps) -> None:
+    first = steps.push("a", call=0)
+    assert first.began == first.created
+    wait_until(lambda: steps.relay.now() > first.created + 0.001, "the server's clock goes on")
+    again = steps.push("a", call=0)
+    assert again.began == first.began
+    assert again.created > first.created
+
+
+def test_a_checkpoint_frees_the_answered_messages_that_it_folded(steps: Steps) -> None:
+    ids = []
+    for turn, node in enumerate(("a", "b", "a")):
+        m = steps.pushed(node)
+        ids.append(m.message_id)
+        if node != "b":
+            steps.claim(node, m, f"w-{turn}")
+            steps.commit(node, m, f"w-{turn}")
+    for token, checkpoint in (("another", 0), (steps.token, 1)):
+        runs.save_checkpoint(steps.relay, steps.run, token, checkpoint, (b"state", ()), ids[:2])
+        assert set(messages.outstanding(steps.relay, steps.run)) == set(ids)  # refused: nothing is freed
+    runs.save_checkpoint(steps.relay, steps.run, steps.token, 0, (b"state", ()), ids[:2])
+    assert set(messages.outstanding(steps.relay, steps.run)) == set(ids[1:])
+
+
+def test_a_checkpoint_leaves_many_messages_to_be_freed_later(steps: Steps) -> None:
+    ids = []
+    for turn in range(3):
+        m = steps.pushed("a")
+        steps.claim("a", m, f"w-{turn}")
+        steps.commit("a", m, f"w-{turn}")
+        ids.append(m.message_id)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(runs, "FREED_AT_ONCE", 2)
+        runs.save_checkpoint(steps.relay, steps.run, steps.token, 0, (b"state", ()), ids)
+    assert set(messages.outstanding(steps.relay, steps.run)) == set(ids[2:])
+    assert runs.free(steps.relay, steps.run, steps.token, ids) == 1
 
 
 def test_a_push_repeated_after_its_answer_is_not_sent_again(steps: Steps) -> None:

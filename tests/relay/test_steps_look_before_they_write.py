@@ -30,7 +30,7 @@ def calls(steps: Steps, waiting: Instruction, held: Instruction, spare: int) -> 
     )
     yield (
         lambda: runs.save_checkpoint(relay, run, token, 0, (b"", ())),
-        [keys.run_ctx(run), keys.journal(run), keys.run_objs(run)],
+        [keys.run_ctx(run), keys.journal(run), keys.run_objs(run), keys.sent(run), keys.deadlines(run)],
     )
     yield lambda: journal.record(relay, run, token, 0, "receive:0", ""), [keys.journal(run)]
     yield lambda: events.note(relay, run, token, [("log", {})]), [keys.events(run)]

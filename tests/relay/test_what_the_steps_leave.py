@@ -249,16 +249,25 @@ def test_a_result_owns_its_arrays_until_the_run_is_removed(steps: Steps) -> None
 
 
 def test_freeing_takes_deadlines_and_the_arrays_of_a_checkpoint_that_is_through(steps: Steps) -> None:
+    frees(steps, with_the_checkpoint=False)
+
+
+def test_what_a_checkpoint_frees_goes_in_the_same_way(steps: Steps) -> None:
+    frees(steps, with_the_checkpoint=True)
+
+
+def frees(steps: Steps, *, with_the_checkpoint: bool) -> None:
     relay, keys, run = steps.relay, steps.relay.keys, steps.run
     before, after = array(steps, b"before", "0"), array(steps, b"after", "1")
     m = steps.pushed("a", objects=(before,))
     steps.claim("a", m)
     steps.commit("a", m)
-    runs.save_checkpoint(relay, run, steps.token, 0, (b"c", ()), [m.message_id])
+    runs.save_checkpoint(relay, run, steps.token, 0, (b"c", ()), [m.message_id] if with_the_checkpoint else [])
     steps.checkpoint = 1
     later = steps.pushed("a", objects=(after,))
 
-    assert runs.free(relay, run, steps.token, [m.message_id, later.message_id]) == 1
+    freed = runs.free(relay, run, steps.token, [m.message_id, later.message_id])
+    assert freed == (0 if with_the_checkpoint else 1)
 
     assert relay.redis.zrange(keys.deadlines(run), 0, -1) == [later.message_id.encode()]
     assert indexed(steps) == {f"{run}:1 {after}"}

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
+
+import pytest
 
 from fedq.apps import ServerApp
 from fedq.relay import cleanup, runs
@@ -27,20 +29,22 @@ class Calls:
 @contextmanager
 def counted(relay: Relay, *, kill_after: int | None = None) -> Iterator[Calls]:
     """Count the calls to the server in the block. After the one of that number, once, `Killed` is raised."""
-    calls, step = Calls(), relay.call
+    calls = Calls()
 
-    def call(*args: Any) -> list[Any]:
-        reply = step(*args)
-        calls.number += 1
-        if calls.number == kill_after:
-            raise Killed
-        return reply
+    def counting(step: Callable[..., list[Any]]) -> Callable[..., list[Any]]:
+        def call(*args: Any) -> list[Any]:
+            reply = step(*args)
+            calls.number += 1
+            if calls.number == kill_after:
+                raise Killed
+            return reply
 
-    relay.call = call  # type: ignore[method-assign]
-    try:
+        return call
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(relay, "call", counting(relay.call))
+        patch.setattr(relay, "together", counting(relay.together))
         yield calls
-    finally:
-        relay.call = step  # type: ignore[method-assign]
 
 
 @dataclass(frozen=True)

@@ -354,16 +354,19 @@ def test_a_reply_that_is_lost_before_it_was_given_has_not_arrived(
     ids = grid.push_messages(to(["a"]))
     go_back = remembered(own.relay)
     node.release()
-    note = journal.record
 
-    def lose(*args: Any) -> journal.Noted:
-        monkeypatch.undo()
-        node.hold()
-        go_back()
-        node.release()
-        return note(*args)
+    def losing(note: Callable[..., Any]) -> Callable[..., Any]:
+        def lose(*args: Any) -> Any:
+            monkeypatch.undo()
+            node.hold()
+            go_back()
+            node.release()
+            return note(*args)
 
-    monkeypatch.setattr(journal, "record", lose)
+        return lose
+
+    for name in ("record", "record_and_read"):
+        monkeypatch.setattr(journal, name, losing(getattr(journal, name)))
     found: list[Message] = []
     if pull:
         wait_until(lambda: found.extend(grid.pull_messages(ids)) or found, "the reply is there")
