@@ -7,6 +7,7 @@ message is committed before its job is shown as finished.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import redis
@@ -107,18 +108,15 @@ class Records:
         self._end(job)
         ttl = job.get_result_ttl(RESULT_TTL)
         with worker.connection.pipeline() as pipe:
-            job._result = outcome.status
+            # What the job was made with is there already, and what it came to stands in its meta: a stream with its
+            # result besides would cost more than everything else together.
             job._status = JobStatus.FINISHED
-            job._handle_success(
-                ttl,
-                pipeline=pipe,
-                worker_name=worker.name,
-                execution_id=execution.id if execution else None,
-                execution_started_at=execution.created_at if execution else job.started_at,
-                execution_ended_at=job.ended_at,
-            )
+            facts = {"status": JobStatus.FINISHED.value, "worker_name": worker.name}
+            if job.description is not None:
+                facts["description"] = job.description
+            job.finished_job_registry.add(job, ttl, pipe)
             worker.increment_successful_job_count(pipeline=pipe)
-            self._close(pipe, job, execution)
+            self._close(pipe, job, execution, facts)
             job.cleanup(ttl, pipeline=pipe, remove_from_queue=False)
             pipe.execute()
 
@@ -173,14 +171,28 @@ class Records:
             job.started_at = job.ended_at
         job.meta["seconds"] = round((job.ended_at - job.started_at).total_seconds(), 4)
 
-    def _close(self, pipe: redis.client.Pipeline, job: FedqJob, execution: Execution | None) -> None:
+    def _close(
+        self,
+        pipe: redis.client.Pipeline,
+        job: FedqJob,
+        execution: Execution | None,
+        facts: Mapping[str, str] | None = None,
+    ) -> None:
         worker = self.worker
-        pipe.hset(job.key, mapping={"meta": job._serialize_meta(), "last_heartbeat": utcformat(now())})
+        assert job.started_at is not None
+        assert job.ended_at is not None
+        times = {"started_at": utcformat(job.started_at), "ended_at": utcformat(job.ended_at)}
+        mapping: dict[Any, Any] = {
+            **(facts or {}),
+            **times,
+            "meta": job._serialize_meta(),
+            "last_heartbeat": utcformat(now()),
+        }
+        pipe.hset(job.key, mapping=mapping)
         if execution is not None:
             worker.cleanup_execution(job, pipeline=pipe, execution=execution)
         else:  # the worker was never shown as busy
             pipe.lrem(FedqQueue(job.origin, worker.connection).intermediate_queue_key, 1, job.id)
-        if job.started_at is not None and job.ended_at is not None:
-            worker.increment_total_working_time(job.ended_at - job.started_at, pipe)
+        worker.increment_total_working_time(job.ended_at - job.started_at, pipe)
         if execution is not None:
             self._idle(pipe)
