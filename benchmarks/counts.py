@@ -40,9 +40,9 @@ class Counts:
 
 
 COUNTS: dict[str, Counts] = {
-    "fork": Counts(commands=24.5, round_trips=15.5, bytes=15_900.0),
-    "run": Counts(commands=24.5, round_trips=14.8, bytes=15_800.0),
-    "inline": Counts(commands=51.5, round_trips=15.8, bytes=19_300.0),
+    "fork": Counts(commands=19, round_trips=11.9, bytes=13_600.0),
+    "run": Counts(commands=19, round_trips=11.6, bytes=13_500.0),
+    "inline": Counts(commands=46, round_trips=12.4, bytes=16_900.0),
 }
 """What a message may cost. docs/benchmarks.md says the same, and a test compares both with what is counted."""
 

@@ -19,7 +19,7 @@ from fedq.apps.wire import decode, encode
 from fedq.relay import nodes
 from fedq.relay.claims import Claim, Commit, claim, commit, new_token
 from fedq.relay.connection import Relay
-from fedq.relay.messages import text
+from fedq.relay.texts import text
 
 STAY = 3600.0
 """Seconds that a node counts as online after it was registered, also while this process does something else."""

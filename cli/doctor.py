@@ -18,10 +18,10 @@ from fedq.relay import links
 from fedq.relay.connection import Relay, ServerInfo
 from fedq.relay.errors import RelayError
 from fedq.relay.keys import PREFIX
-from fedq.relay.messages import text
 from fedq.relay.nodes import list_nodes
 from fedq.relay.objects import FULL_AT
 from fedq.relay.runs import list_runs
+from fedq.relay.texts import text
 
 Level = Literal["ok", "warning", "serious"]
 COLOURS: dict[Level, str] = {"ok": "green", "warning": "yellow", "serious": "red"}

@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from fedq.relay.connection import Relay
-from fedq.relay.messages import text
 from fedq.relay.nodes import node_names
 from fedq.relay.runs import alive_runs
+from fedq.relay.texts import text
 
 _OF_RUN = re.compile(r"run:(\d+)(?::(\w+))?\Z")
 _OF_NODE = re.compile(r"node:([A-Za-z0-9-]+):(\w+)(?::([^:]+))?(?::(\w+))?\Z")

@@ -22,8 +22,9 @@ from fedq.relay.connection import SOCKET_TIMEOUT, Relay
 from fedq.relay.host import process_name
 from fedq.relay.jobs import Assignment, Cause, CauseKind, FedqJob, ForeignJob, Outcome, Verdict, Work, parent
 from fedq.relay.logs import LogShipper, captured
-from fedq.relay.messages import Answered, Reason, text
+from fedq.relay.messages import Answered, Reason
 from fedq.relay.runs import OPEN
+from fedq.relay.texts import text
 
 AHEAD = 64 * 1024
 """Bytes of an instruction and a Context that a worker hands to the process it has forked for them; with more it claims

@@ -24,9 +24,9 @@ from fedq.relay.claims import ClaimState
 from fedq.relay.connection import Relay
 from fedq.relay.errors import RelayAuthError, RelayFull, RelayUnavailable
 from fedq.relay.host import worker_known_dead
-from fedq.relay.messages import text
 from fedq.relay.pauses import Pauses
 from fedq.relay.runs import OPEN
+from fedq.relay.texts import text
 
 logger = logging.getLogger(__name__)
 

@@ -18,8 +18,9 @@ from fedq.apps.errors import FedqError
 from fedq.relay.connection import Relay
 from fedq.relay.errors import RelayError, RelayUnavailable
 from fedq.relay.keys import GROUP
-from fedq.relay.messages import Instruction, parse_entry, text
+from fedq.relay.messages import Instruction, parse_entry
 from fedq.relay.pauses import Pauses
+from fedq.relay.texts import text
 
 logger = logging.getLogger(__name__)
 

@@ -15,7 +15,7 @@ from typing import Any
 from fedq.node.settings import NodeSettings
 from fedq.relay import nodes
 from fedq.relay.connection import Relay
-from fedq.relay.messages import text
+from fedq.relay.texts import text
 
 AT_ONCE = 500
 """Commands sent in one go."""

@@ -20,8 +20,8 @@ from fedq.node.virtualinbox import Delivered, InboxesReader, Place, delete, read
 from fedq.relay import nodes
 from fedq.relay.claims import ClaimState, parse_claim
 from fedq.relay.errors import RelayUnavailable
-from fedq.relay.messages import text
 from fedq.relay.runs import OPEN
+from fedq.relay.texts import text
 
 logger = logging.getLogger(__name__)
 

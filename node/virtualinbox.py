@@ -17,8 +17,8 @@ from fedq.node.inbox import READ_BATCH, Lost, Waiting, sort_out
 from fedq.node.virtual import in_batches
 from fedq.relay.connection import Relay
 from fedq.relay.errors import RelayUnavailable
-from fedq.relay.messages import text
 from fedq.relay.pauses import Pauses
+from fedq.relay.texts import text
 
 logger = logging.getLogger(__name__)
 

@@ -25,7 +25,7 @@ from fedq.relay.claims import Renew
 from fedq.relay.connection import Relay
 from fedq.relay.host import process_name
 from fedq.relay.jobs import Assignment, Cause, FedqJob, ForeignJob, Outcome, Verdict
-from fedq.relay.messages import text
+from fedq.relay.texts import text
 
 BUDGET = 0.25
 """Seconds after which a job begins no further message."""

@@ -17,7 +17,8 @@ from fedq.relay.errors import ObjectCorrupt, ObjectMissing, RelayCorrupt
 from fedq.relay.flights import Flight, Flights
 from fedq.relay.held import HeldArrays
 from fedq.relay.journal import fenced
-from fedq.relay.messages import Answer, Answered, Reason, text
+from fedq.relay.messages import Answer, Answered, Reason
+from fedq.relay.texts import text
 
 READ_AHEAD = 16
 """Answers read in one round trip."""

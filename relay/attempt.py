@@ -17,8 +17,8 @@ from fedq.relay import runs
 from fedq.relay.connection import Relay
 from fedq.relay.errors import RelayError, RelayFull, RelayReadOnly, RelayUnavailable, RevisionLost, RunOver, RunStopped
 from fedq.relay.journal import fenced, over
-from fedq.relay.messages import text
 from fedq.relay.pauses import Pauses
+from fedq.relay.texts import text
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")

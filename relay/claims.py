@@ -14,8 +14,9 @@ from typing import Any
 from fedq.relay.connection import Relay
 from fedq.relay.contexts import KEPT_VERSIONS, ContextVersion, parse_version
 from fedq.relay.keys import GROUP
-from fedq.relay.messages import Instruction, parse_entry, text
+from fedq.relay.messages import Instruction, parse_entry
 from fedq.relay.runs import AppInfo, parse_app_info
+from fedq.relay.texts import text
 
 LEASE = 15.0
 """Seconds that a claim lives without renewal. Renewed every second."""

@@ -7,8 +7,8 @@ from typing import Any
 from fedq.relay.connection import Relay
 from fedq.relay.events import MAX_EVENTS
 from fedq.relay.keys import GROUP
-from fedq.relay.messages import text
 from fedq.relay.runs import run_nodes
+from fedq.relay.texts import text
 
 BATCH = 200
 """Answers, log lines or objects that one step deletes."""

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from fedq.relay.connection import Relay
-from fedq.relay.messages import text, words
+from fedq.relay.texts import text, words
 
 KEPT_VERSIONS = 2
 """Versions of a node's Context that stay: the newest, and the one before it for whoever investigates."""

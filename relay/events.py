@@ -13,9 +13,9 @@ from typing import Any
 from fedq.relay import runs
 from fedq.relay.connection import Relay
 from fedq.relay.errors import RelayUnavailable
-from fedq.relay.messages import text
 from fedq.relay.pauses import Pauses
 from fedq.relay.runs import ENDED, Step
+from fedq.relay.texts import text
 
 log = logging.getLogger(__name__)
 

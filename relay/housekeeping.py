@@ -25,11 +25,12 @@ from fedq.relay.errors import RelayError, RelayUnavailable, RunNotFound
 from fedq.relay.host import process_name, worker_known_dead
 from fedq.relay.jobs import FedqQueue, enqueue, fetch
 from fedq.relay.keys import SERVERAPP_QUEUE
-from fedq.relay.messages import Reason, text
+from fedq.relay.messages import Reason
 from fedq.relay.pauses import Pauses
 from fedq.relay.runs import RunInfo
 from fedq.relay.serverapps import describe, job_id
 from fedq.relay.superlink import prune
+from fedq.relay.texts import text
 
 log = logging.getLogger(__name__)
 

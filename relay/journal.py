@@ -14,8 +14,8 @@ from typing import Any
 
 from fedq.relay.connection import Relay
 from fedq.relay.errors import Fenced, RunOver, RunStopped
-from fedq.relay.messages import text
 from fedq.relay.scripts import StepCall
+from fedq.relay.texts import text
 
 FREED = "freed"
 """The name under which a run notes that answers since the checkpoint are gone: it cannot be replayed any more."""

@@ -7,7 +7,7 @@ from typing import Any
 
 from fedq.relay.connection import Relay
 from fedq.relay.host import worker_known_dead
-from fedq.relay.messages import text
+from fedq.relay.texts import text
 
 BEAT = 5.0
 """Seconds between two words of a SuperLink about its slots."""

@@ -15,6 +15,7 @@ from fedq.apps.error import Error
 from fedq.apps.wire import encode_error
 from fedq.relay.connection import Relay
 from fedq.relay.keys import GROUP
+from fedq.relay.texts import text, words
 
 PUSH_BATCH = 200
 """Messages per step: keeps a push to thousands of nodes from holding up the server."""
@@ -302,13 +303,3 @@ def parse_entry(entry: bytes | str, fields: Mapping[bytes, bytes] | Sequence[byt
         objects=words(fields[b"objs"]),
         nbytes=int(fields[b"bytes"]),
     )
-
-
-def text(value: bytes | str | int) -> str:
-    """A server's answer as str."""
-    return value.decode() if isinstance(value, bytes) else str(value)
-
-
-def words(value: bytes | str) -> tuple[str, ...]:
-    """Space-separated digests as a tuple."""
-    return tuple(text(value).split())

@@ -9,7 +9,7 @@ from typing import Any
 
 from fedq.relay.connection import Relay
 from fedq.relay.keys import check_node_name
-from fedq.relay.messages import text
+from fedq.relay.texts import text
 
 HEARTBEAT = 5.0
 """Seconds between two heartbeats of a node."""
@@ -261,5 +261,5 @@ def _parse_info(
         host=text(host),
         pid=int(pid or 0),
         details=json.loads(details.decode()) if details else {},
-        mods=tuple(json.loads(mods)) if mods else (),
+        mods=tuple(json.loads(mods)) if mods and mods != b"[]" else (),
     )

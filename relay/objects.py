@@ -21,7 +21,7 @@ from fedq.apps.digest import Digest
 from fedq.relay.bulk import Line, command, directly
 from fedq.relay.connection import Relay
 from fedq.relay.errors import Fenced, ObjectCorrupt, ObjectMissing, RelayFull, RunOver
-from fedq.relay.messages import text
+from fedq.relay.texts import text
 
 Buffer = bytes | bytearray | memoryview
 

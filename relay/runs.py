@@ -12,7 +12,7 @@ from typing import Any
 from fedq.relay.connection import Relay
 from fedq.relay.contexts import ContextVersion, parse_version
 from fedq.relay.errors import RunNotFound
-from fedq.relay.messages import text, words
+from fedq.relay.texts import text, words
 
 RUN_LEASE = 8.0
 """Seconds that a ServerApp's attempt holds its run without renewal. Renewed every second."""

@@ -33,10 +33,10 @@ from fedq.relay.grid import RedisGrid
 from fedq.relay.host import process_name
 from fedq.relay.jobs import Assignment, Cause, CauseKind, FedqJob, ForeignJob, Outcome, Verdict, Work, app_started
 from fedq.relay.logs import LogShipper, captured
-from fedq.relay.messages import text
 from fedq.relay.pauses import Pauses
 from fedq.relay.runs import RunClaim, RunInfo, Step
 from fedq.relay.superlink import encode_result
+from fedq.relay.texts import text
 
 log = logging.getLogger(__name__)
 

@@ -20,8 +20,9 @@ from fedq.relay.claims import Claim, Commit
 from fedq.relay.connection import Relay
 from fedq.relay.errors import RunNotFound
 from fedq.relay.keys import GROUP
-from fedq.relay.messages import Answered, Push, Reason, text
+from fedq.relay.messages import Answered, Push, Reason
 from fedq.relay.runs import Step
+from fedq.relay.texts import text
 from tests.relay.model import CHUNKS, FULL, NODES, SHARED, SHORT, STRANGER, Message, Run, Store, World
 from tests.relay.observed import acknowledged, observe
 

@@ -28,7 +28,7 @@ def test_between_jobs_only_the_stable_is_there_and_it_ends_with_its_worker(start
     federation = start()
     federation.wait_status(federation.put("nothing"), "finished")
     (stable,) = psutil.Process(federation.process.pid).children()
-    assert stable.children() == []
+    wait_until(lambda: stable.children() == [], "the horse has ended")
     assert federation.stop() == 0
     assert gone(stable.pid)
 
