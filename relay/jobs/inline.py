@@ -1,6 +1,7 @@
 """``inline`` isolation: the worker's own process executes, a side process watches over it.
 
-The side process renews the lease and enforces the time limit. When the worker has to be killed it is stopped first
+The side process renews the lease, enforces the time limit, and shows the job as started when it has been running for a
+moment. When the worker has to be killed it is stopped first
 (SIGSTOP), so that it commits nothing while the side process answers for it, and then killed; the supervisor starts a
 new one. When the worker dies by itself in the middle of a job, the side process outlives it to say so.
 """
@@ -16,7 +17,8 @@ import traceback
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
-from rq.utils import now
+from redis.exceptions import RedisError
+from rq.utils import now, utcformat, utcparse
 
 from fedq.relay.jobs.execution import be
 from fedq.relay.jobs.frames import Channel, Wakeup, pair
@@ -35,6 +37,8 @@ log = logging.getLogger("fedq.worker")
 
 SPEAK = 15.0
 """Seconds that the side process tries to reach the server after the worker's death."""
+TELLS = 30.0
+"""Seconds that it may take to tell whether it has shown a job as started: it may be about to, and the server away."""
 HOLD = 60.0
 """Seconds that it keeps a worker stopped while the server is away; then the message is tried again instead."""
 
@@ -75,11 +79,13 @@ class InlineExecutor(Executor):
         return ours
 
     def run(self, assignment: Assignment, begun: Callable[[], None], watch: Watch) -> Ended:
-        """Execute here. ``watch`` is not used: the side process has its own."""
+        """Execute here. Neither ``begun`` nor ``watch`` is used: the side process has its own."""
         channel = self._ensure_side()
-        begun()
-        job, execution = self.worker.current
-        channel.send({"assignment": assignment.describe(), "job": job, "execution": execution, "limit": watch.limit})
+        job = self.worker.job
+        assert job is not None
+        began = time.monotonic()
+        since = utcformat(job.started_at or now())
+        channel.send({"assignment": assignment.describe(), "job": job.id, "since": since, "limit": watch.limit})
         bind_stage((lambda stage: _announce(channel, stage)) if assignment.time_limit is not None else None)
         try:
             with self.worker.source.capture(assignment):
@@ -92,8 +98,26 @@ class InlineExecutor(Executor):
             return Ended(cause=Cause(CauseKind.EXIT, detail, traceback=traceback.format_exc(), code=1))
         finally:
             bind_stage(None)
-            channel.send({"over": True})
+            # The side process has known of the job for less time than we: it has not shown it if that was too short.
+            shown = time.monotonic() >= began + watch.timing.show
+            channel.send({"over": True, "tell": shown})
+            if shown:
+                self._hear_how_shown(channel)
         return Ended(outcome=outcome)
+
+    def _hear_how_shown(self, channel: Channel) -> None:
+        """Let the side process tell under which id it has shown the job as started, if it has."""
+        give_up = time.monotonic() + TELLS
+        while not channel.closed and (left := give_up - time.monotonic()) > 0:
+            poll([channel.fileno(), *self.fds()], left)
+            for value in channel.receive():
+                if isinstance(value, dict) and "shown" in value:
+                    if value["shown"] is not None:
+                        self.worker.shown_as(value["shown"])
+                    return
+            if self._side is None or self._side.ended():
+                return
+        log.warning("the side process does not tell whether it has shown the job as started")
 
     def fds(self) -> Iterable[int]:
         """What tells that the side process has ended."""
@@ -140,6 +164,7 @@ class _Side:
         self.stop_at: float | None = None
         self.job: FedqJob | None = None
         self.current: dict[str, Any] | None = None
+        self.shown: str | None = None  # the id of the execution, once the job is shown as started
         self.assignment: Assignment | None = None
         self.watched: Watch | None = None
 
@@ -174,8 +199,11 @@ class _Side:
                     self._kill_worker()
                 self._worker_died()
                 return
-            if self.watched is not None and (kill := self.watched.verdict(self.stop_at)) is not None:
-                self._kill(self.watched.killed(kill))
+            watched = self.watched
+            if watched is None or (kill := watched.verdict(self.stop_at)) is None:
+                continue
+            if self.watched is watched:  # else it is over, as was heard just now
+                self._kill(watched.killed(kill))
                 return
 
     def _hear(self, value: Any) -> None:
@@ -187,22 +215,41 @@ class _Side:
             self.watched = Watch(
                 self.assignment, self.worker.timing, wake=self.wakeup.wake, heartbeat=self._beat, limit=value["limit"]
             )
+            self.watched.show(self._show)
         elif "over" in value:
             if self.watched is not None:
                 self.watched.end()
-            self.current = self.assignment = self.watched = self.job = None
+            if value.get("tell"):
+                self.channel.send({"shown": self.shown})
+            self.current = self.assignment = self.watched = self.job = self.shown = None
         elif self.watched is not None:
             self.watched.hear([value])
 
+    def _show(self) -> None:
+        """Show the job as started, unless it is over: then the worker has said so before this moment."""
+        current = self.current
+        for value in self.channel.receive():
+            self._hear(value)
+        if current is None or self.current is not current:
+            return
+        try:
+            if (job := self._fetch()) is not None:
+                self.shown = self.worker.records.started(job).id
+        except RedisError as error:  # shown late or never, but executed
+            log.warning("job %s could not be recorded as started: %s", current["job"], error)
+
     def _beat(self) -> None:
         job = self._fetch()
-        if job is not None and self.current is not None and self.current["execution"] is not None:
+        if job is not None and self.shown is not None:
             records = self.worker.records
-            records.running(job, records.execution(job, self.current["execution"]))
+            records.running(job, records.execution(job, self.shown))
 
     def _fetch(self) -> FedqJob | None:
         if self.job is None and self.current is not None:
             self.job = fetch(self.current["job"], self.worker.connection)
+            if self.job is not None:
+                self.job.started_at = utcparse(self.current["since"])
+                self.job.worker_name = self.worker.name
         return self.job
 
     def _kill(self, ended: Ended) -> None:
@@ -240,8 +287,7 @@ class _Side:
         try:
             job = self._fetch()
             if job is not None:
-                identity = self.current["execution"]
-                execution = worker.records.execution(job, identity) if identity is not None else None
+                execution = worker.records.execution(job, self.shown) if self.shown is not None else None
                 worker.record(job, execution, ended, text)
             worker.records.dead()
         except Exception as error:

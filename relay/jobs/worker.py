@@ -397,12 +397,14 @@ class AppWorker(Worker):
         return kill and self._job is not None
 
     @property
-    def current(self) -> tuple[str | None, str | None]:
-        """The ids of the running job and of its execution."""
-        return (
-            self._job.id if self._job is not None else None,
-            self._execution.id if self._execution is not None else None,
-        )
+    def job(self) -> FedqJob | None:
+        """The running job."""
+        return self._job
+
+    def shown_as(self, identity: str) -> None:
+        """The running job was shown as started by another process, under this id of its execution."""
+        assert self._job is not None
+        self._execution = self.records.execution(self._job, identity)
 
     # -- for the executors -------------------------------------------------------------------------------------------
 

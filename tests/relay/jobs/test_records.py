@@ -47,8 +47,11 @@ def test_an_outcome_with_a_failure_is_shown_as_failed_with_its_text(start: Start
     assert federation.lines("died") == []
 
 
-def test_a_running_job_is_shown_as_started_and_the_worker_as_busy(start: Start, redis: redis_py.Redis) -> None:
-    federation = start()
+@pytest.mark.parametrize("isolation", ALL)
+def test_a_running_job_is_shown_as_started_and_the_worker_as_busy(
+    start: Start, redis: redis_py.Redis, isolation: str
+) -> None:
+    federation = start(isolation=isolation)
     job_id = federation.put("wait", "w")
     federation.wait_status(job_id, "started")
     (worker,) = Worker.all(connection=redis)
@@ -57,6 +60,8 @@ def test_a_running_job_is_shown_as_started_and_the_worker_as_busy(start: Start, 
     redis.set("toy:go:w", 1)
     federation.wait_status(job_id, "finished")
     wait_until(lambda: Worker.all(connection=redis)[0].get_state() == "idle", "the worker is idle")
+    assert StartedJobRegistry(queue=Queue("toy", connection=redis)).get_job_ids() == []
+    assert not redis.keys("rq:execution*")
     (worker,) = Worker.all(connection=redis)
     assert worker.successful_job_count == 1
     federation.stop()
