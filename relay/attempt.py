@@ -112,6 +112,10 @@ class Attempt:
         """The server's clock, in seconds, without asking."""
         return time.monotonic() + self._offset
 
+    def saw(self, now: float) -> None:
+        """Take in what time it is there, which a step has just told."""
+        self._offset = now - time.monotonic()
+
     def set_clock(self) -> None:
         """Ask the server what time it is."""
         before = time.monotonic()

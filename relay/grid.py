@@ -177,6 +177,7 @@ class RedisGrid(Grid):
             pushed = self._attempt.do(lambda: self._push(number, contents, outgoing, blobs))
             self._attempt.check_revision(pushed.revision)
             self._clock = pushed.began
+            self._attempt.saw(pushed.created)  # what the wait for replies is measured with is the same clock
             for message in outgoing:
                 self._flights.add(
                     Flight(
@@ -427,7 +428,7 @@ class RedisGrid(Grid):
         self._checkpoint = saved.checkpoint
         self._pushes = self._events = self._empty_pulls = 0
         self._replay.clear()
-        self._free(free, done=runs.FREED_AT_ONCE)
+        self._free(free, done=saved.freed)
 
     def _save(self, data: bytes, blobs: Mapping[str, memoryview], free: Sequence[str]) -> runs.Saved:
         for _ in range(3):

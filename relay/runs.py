@@ -151,11 +151,12 @@ class RunClaim:
 
 @dataclass(frozen=True, slots=True)
 class Saved:
-    """The outcome of a checkpoint: its number, and the run's revision."""
+    """The outcome of a checkpoint: its number, the run's revision, how many of the folded messages are done with."""
 
     outcome: Step
     checkpoint: int = 0
     revision: int = 0
+    freed: int = 0
     missing: tuple[str, ...] = ()
 
 
@@ -298,7 +299,7 @@ def save_checkpoint(
     )
     outcome = Step(text(reply[0]))
     if outcome is Step.OK:
-        return Saved(outcome, int(reply[1]), int(reply[2]))
+        return Saved(outcome, int(reply[1]), int(reply[2]), freed=int(reply[3]))
     return Saved(outcome, missing=tuple(text(item) for item in reply[1:]) if outcome is Step.MISSING else ())
 
 

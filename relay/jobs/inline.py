@@ -99,7 +99,8 @@ class InlineExecutor(Executor):
         finally:
             bind_stage(None)
             # The side process has known of the job for less time than we: it has not shown it if that was too short.
-            shown = time.monotonic() >= began + watch.timing.show
+            # (By half, since it may take us a while to say that it is over.)
+            shown = time.monotonic() >= began + watch.timing.show / 2
             channel.send({"over": True, "tell": shown})
             if shown:
                 self._hear_how_shown(channel)
@@ -234,7 +235,9 @@ class _Side:
             return
         try:
             if (job := self._fetch()) is not None:
-                self.shown = self.worker.records.started(job).id
+                execution = self.worker.records.started(job)
+                self.worker.executions.pop(execution.id, None)  # it is the worker who ends it
+                self.shown = execution.id
         except RedisError as error:  # shown late or never, but executed
             log.warning("job %s could not be recorded as started: %s", current["job"], error)
 

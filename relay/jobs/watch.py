@@ -78,6 +78,7 @@ class Watch:
         self._renewals: Ticker | None = None
         self._heartbeats: Ticker | None = None
         self._show: Callable[[], None] | None = None
+        self._over = False
 
     def show(self, show: Callable[[], None]) -> None:
         """Have the job shown as started by ``show``, once, if it runs for as long as :attr:`Timing.show`."""
@@ -116,6 +117,8 @@ class Watch:
         if self._show is not None and now >= self._started + self.timing.show:
             show, self._show = self._show, None
             show()
+            if self._over:  # as was heard just now
+                return None
         if self._renewals is None and now >= self._started + self.timing.renew:
             self._renewals = Ticker(f"renew run {self.assignment.group}", self.timing.renew, self._renew, self._wake)
         if self._heartbeat is not None and self._heartbeats is None and now >= self._started + self.timing.heartbeat:
@@ -155,6 +158,7 @@ class Watch:
 
     def end(self, timeout: float | None = None) -> None:
         """Stop renewing. Returns when no renewal is under way any more, or after ``timeout`` seconds."""
+        self._over = True
         for ticker in (self._renewals, self._heartbeats):
             if ticker is not None:
                 ticker.end(timeout)

@@ -5,7 +5,8 @@
 -- The folded ids stand in the entry as its free-list: freeing what is left of them follows in batches (free) and can be
 -- repeated from there.
 -- A repeat (same token, checkpoint one ahead, same content) answers the same.
--- Answers OK checkpoint revision | FENCED | STOPPED status | STALE checkpoint | MISSING digest...
+-- Answers OK checkpoint revision done (how many of the folded messages this step has seen to) | FENCED | STOPPED status
+--  | STALE checkpoint | MISSING digest...
 local run, ctx, journal, run_objs, sent, deadlines = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6]
 local lives, status = alive(run)
 if not lives then return {'STOPPED', status} end
@@ -19,7 +20,7 @@ if at ~= from then
   if at == from + 1 and newest[1] then
     local f = fields(newest[1][2])
     if f['token'] == ARGV[2] and f['data'] == ARGV[4] then
-      return {'OK', at, tonumber(redis.call('HGET', run, 'rev'))}
+      return {'OK', at, tonumber(redis.call('HGET', run, 'rev')), 0}
     end
   end
   return {'STALE', at}
@@ -53,7 +54,9 @@ for _, e in ipairs(old) do
 end
 redis.call('XADD', ctx, '*', 'checkpoint', next_checkpoint, 'data', ARGV[4], 'objs', ARGV[5], 'free', ARGV[6], 'token', ARGV[2])
 redis.call('HSET', run, 'checkpoint', next_checkpoint, 'tries', '1')
-local folded = words(ARGV[6])
-for i = #folded, tonumber(ARGV[9]) + 1, -1 do folded[i] = nil end
-free_messages(ARGV[1], sent, deadlines, run_objs, ARGV[8], folded)
-return {'OK', next_checkpoint, redis.call('HINCRBY', run, 'rev', 1)}
+local revision = redis.call('HINCRBY', run, 'rev', 1)
+local first = words(ARGV[6])
+for i = #first, tonumber(ARGV[9]) + 1, -1 do first[i] = nil end
+-- What a node has written over may make it fail. The checkpoint stands all the same, and whoever frees is told.
+local done = pcall(free_messages, ARGV[1], sent, deadlines, run_objs, ARGV[8], first)
+return {'OK', next_checkpoint, revision, done and #first or 0}

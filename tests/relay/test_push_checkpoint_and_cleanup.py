@@ -8,7 +8,7 @@ import pytest
 
 from fedq.apps.digest import digest_of
 from fedq.relay import claims, cleanup, events, messages, objects, runs
-from fedq.relay.errors import RunNotFound
+from fedq.relay.errors import RelayError, RunNotFound
 from fedq.relay.keys import GROUP
 from fedq.relay.messages import Push
 from fedq.relay.runs import Step
@@ -53,6 +53,18 @@ def test_a_checkpoint_frees_the_answered_messages_that_it_folded(steps: Steps) -
     assert set(messages.outstanding(steps.relay, steps.run)) == set(ids[1:])
 
 
+def test_a_checkpoint_stands_where_a_node_has_written_nonsense_over_its_answer(steps: Steps) -> None:
+    m = steps.pushed("a")
+    steps.claim("a", m)
+    steps.commit("a", m)
+    steps.relay.redis.hset(steps.relay.keys.out("a", m.message_id), "ptr", "nonsense")
+    saved = runs.save_checkpoint(steps.relay, steps.run, steps.token, 0, (b"state", ()), [m.message_id])
+    assert (saved.outcome, saved.checkpoint, saved.freed) == (Step.OK, 1, 0)
+    assert runs.run_info(steps.relay, steps.run).checkpoint == 1
+    with pytest.raises(RelayError):  # whoever frees it is told
+        runs.free(steps.relay, steps.run, steps.token, [m.message_id])
+
+
 def test_a_checkpoint_leaves_many_messages_to_be_freed_later(steps: Steps) -> None:
     ids = []
     for turn in range(3):
@@ -62,7 +74,8 @@ def test_a_checkpoint_leaves_many_messages_to_be_freed_later(steps: Steps) -> No
         ids.append(m.message_id)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(runs, "FREED_AT_ONCE", 2)
-        runs.save_checkpoint(steps.relay, steps.run, steps.token, 0, (b"state", ()), ids)
+        saved = runs.save_checkpoint(steps.relay, steps.run, steps.token, 0, (b"state", ()), ids)
+    assert saved.freed == 2
     assert set(messages.outstanding(steps.relay, steps.run)) == set(ids[2:])
     assert runs.free(steps.relay, steps.run, steps.token, ids) == 1
 
