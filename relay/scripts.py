@@ -64,17 +64,27 @@ class StepCall:
     args: Sequence[Any]
 
 
+LOADS = 3
+"""How often the steps are loaded for one call. A server may lose them again at once: by a flush, or a restart."""
+
+
 def call(client: redis.Redis, name: str, keys: Sequence[str], args: Sequence[Any]) -> list[Any]:
     """Run a step; returns the list it answers."""
-    try:
-        reply: list[Any] = client.evalsha(digest(name), len(keys), *keys, *args)
-    except NoScriptError:
-        _load_for(client, name)
-        reply = client.evalsha(digest(name), len(keys), *keys, *args)
-    return reply
+    loads = 0
+    while True:
+        try:
+            reply: list[Any] = client.evalsha(digest(name), len(keys), *keys, *args)
+            return reply
+        except NoScriptError:
+            loads = _load_for(client, name, loads)
 
 
-def _load_for(client: redis.Redis, name: str) -> None:
+def _load_for(client: redis.Redis, name: str, loads: int) -> int:
+    """Load the steps, after so many times in vain; how often that is now."""
+    if loads == LOADS:
+        raise RelayUnavailable(
+            f"the server has lost the step {name!r} {LOADS} times, each time just after it was loaded"
+        )
     try:
         # All of them: who may load steps does so for those who may not, and may never call theirs.
         load(client)
@@ -83,6 +93,7 @@ def _load_for(client: redis.Redis, name: str) -> None:
             f"the server does not know the step {name!r} and this user may not load it; "
             "a SuperLink loads the steps when it starts: is one running (and of the same version)?"
         ) from None
+    return loads + 1
 
 
 def together(client: redis.Redis, *requests: StepCall | tuple[Any, ...]) -> list[Any]:
@@ -101,10 +112,10 @@ def together(client: redis.Redis, *requests: StepCall | tuple[Any, ...]) -> list
                     pipe.execute_command(*request)  # type: ignore[no-untyped-call]
             return pipe.execute(raise_on_error=False)
 
-    replies = send()
-    if any(isinstance(reply, NoScriptError) for reply in replies):
-        _load_for(client, next(request.name for request in requests if isinstance(request, StepCall)))
-        replies = send()
+    loads, replies = 0, send()
+    while any(isinstance(reply, NoScriptError) for reply in replies):
+        name = next(request.name for request in requests if isinstance(request, StepCall))
+        loads, replies = _load_for(client, name, loads), send()
     for reply in replies:
         if isinstance(reply, Exception):
             raise reply

@@ -207,6 +207,7 @@ class Chaos:
                 self.site.listen(self.run, min(0.05, max(0.001, pause - time.monotonic())))
 
     def _inject(self, kind: str, *, spaced: bool) -> Fault | None:
+        self._look_at_services()
         fault = KINDS[kind](self.site, self.dice, spaced)
         if fault is not None:
             self.report.faults[kind] += 1
@@ -239,6 +240,7 @@ class Chaos:
         """Wait; as long as it takes if ``watch``, as long as rounds go by."""
         last, changed = None, time.monotonic()
         while not predicate():
+            self._look_at_services()
             if what.startswith("progress"):
                 self._undo()
             if watch and (now := self.site.checkpoint(self.run)) != last:
@@ -246,6 +248,12 @@ class Chaos:
             if time.monotonic() - changed > STUCK:
                 raise Stuck(f"waited {STUCK:g} s for {what}\n{self._state()}")
             self.site.listen(self.run, 0.05)
+
+    def _look_at_services(self) -> None:
+        """What is killed is started again; nothing may end by itself."""
+        for name, service in self.site.services.items():
+            if (status := service.ended_by_itself) is not None:
+                raise Stuck(f"{name} has ended by itself, with status {status}\n{service.output()[-3000:]}")
 
     def _state(self) -> str:
         lines = [f"checkpoint {self.site.checkpoint(self.run)}, status {self.site.status(self.run)}"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
@@ -11,7 +12,7 @@ from fedq.apps.error import Error, ErrorCode
 from fedq.relay import claims, cleanup, events, journal, messages, nodes, objects, runs, scripts
 from fedq.relay.claims import Claim, Commit, Renew
 from fedq.relay.contexts import KEPT_VERSIONS
-from fedq.relay.errors import Fenced, RelayFull, RunOver
+from fedq.relay.errors import Fenced, RelayFull, RelayUnavailable, RunOver
 from fedq.relay.keys import GROUP
 from fedq.relay.messages import Answered, Push, Reason
 from fedq.relay.runs import Step
@@ -286,6 +287,35 @@ def test_a_server_that_has_forgotten_the_steps_is_told_all_of_them_by_the_first_
     nodes.beat(real_steps.relay, "a")
     # Nodes may not load steps: those that only they call have to come with those that SuperLinks call.
     assert all(redis.script_exists(*map(scripts.digest, scripts.names())))
+
+
+@pytest.mark.parametrize("alone", [True, False])
+def test_steps_that_are_lost_again_as_soon_as_they_are_loaded_are_waited_for(
+    real_steps: Steps, monkeypatch: pytest.MonkeyPatch, *, alone: bool
+) -> None:
+    relay, load, losses = real_steps.relay, scripts.load, 0
+
+    def lose(client: Any) -> None:
+        nonlocal losses
+        load(client)
+        if losses:
+            losses -= 1
+            client.script_flush()
+
+    def beat() -> None:
+        if alone:
+            nodes.beat(relay, "a")
+        else:
+            relay.together(scripts.StepCall("beat", [relay.keys.node_alive("a")], ["1", 1000, 1, ""]), ("PING",))
+
+    monkeypatch.setattr(scripts, "load", lose)
+    relay.redis.script_flush()
+    losses = 9
+    with pytest.raises(RelayUnavailable, match="the server has lost the step 'beat' 3 times"):
+        beat()
+    losses = 2
+    beat()
+    assert nodes.online(relay, ["a"]) == {"a": True}
 
 
 def test_what_must_go_through_when_the_memory_is_full_goes_through(real_steps: Steps) -> None:

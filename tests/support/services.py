@@ -62,6 +62,12 @@ class Service:
     def running(self) -> bool:
         return self._process is not None and self._process.poll() is None
 
+    @property
+    def ended_by_itself(self) -> int | None:
+        """The status with which it has exited, if it was not killed by a signal."""
+        status = None if self._process is None else self._process.poll()
+        return None if status is None or status < 0 else status
+
     def output(self) -> str:
         return self._log.read_text(errors="replace") if self._log.exists() else ""
 
