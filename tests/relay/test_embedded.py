@@ -215,13 +215,13 @@ def test_a_broken_append_only_file_is_an_error_and_is_left_as_it_was(tmp_path: P
 def test_while_it_loads_its_data_the_start_waits_as_long_as_it_takes(tmp_path: Path) -> None:
     with RealServer(tmp_path) as server, server.client() as client:
         with client.pipeline(transaction=False) as pipe:
-            for number in range(5000):
+            for number in range(12_000):
                 pipe.rpush("numbers", number)
             pipe.execute()
-    # 400 µs for each command: more than two seconds of loading, with a sign of life every thousand commands.
-    slow = {"key-load-delay": "400", "aof-use-rdb-preamble": "no"}
-    with RealServer(tmp_path, settings=slow, start_timeout=1.5) as server, server.client() as client:
-        assert client.llen("numbers") == 5000
+    # 250 µs for each command, or more: at least three seconds of loading, with a sign of life every thousand commands.
+    slow = {"key-load-delay": "250", "aof-use-rdb-preamble": "no"}
+    with RealServer(tmp_path, settings=slow, start_timeout=2.5) as server, server.client() as client:
+        assert client.llen("numbers") == 12_000
 
 
 def test_without_any_server_program_the_error_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
