@@ -401,8 +401,12 @@ class EmbeddedServer:
             # No retries and no pool that outlives the question.
             client = redis.Redis.from_url(self._url, retry=Retry(NoBackoff(), 0), socket_timeout=1.0)
             try:
-                if client.info("server").get("process_id") == self._process.pid:
-                    break
+                # Not refused while it loads its data.
+                said = client.info()
+                if said.get("process_id") == self._process.pid:
+                    if not said.get("loading"):
+                        break
+                    give_up = time.monotonic() + self._start_timeout
             except redis.exceptions.BusyLoadingError:
                 give_up = time.monotonic() + self._start_timeout
             except redis.exceptions.RedisError:
