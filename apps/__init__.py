@@ -101,13 +101,9 @@ __all__ = [
 ]
 
 _HOMES = {
-    "AppError": "errors",
-    "AppIncomplete": "errors",
     "Array": "array",
     "ArrayRecord": "arrayrecord",
-    "CheckpointUnavailable": "errors",
     "ClientApp": "client_app",
-    "ConfigError": "errors",
     "ConfigRecord": "configrecord",
     "ConfigRecordValues": "typing",
     "ConfigScalar": "typing",
@@ -116,12 +112,8 @@ _HOMES = {
     "DEFAULT_TTL": "metadata",
     "Error": "error",
     "ErrorCode": "error",
-    "FedqError": "errors",
     "Grid": "grid",
-    "InconsistentReply": "errors",
-    "InvalidReply": "errors",
     "Message": "message",
-    "MessageInitializationError": "errors",
     "MessageType": "message_type",
     "Metadata": "metadata",
     "MetricRecord": "metricrecord",
@@ -131,24 +123,16 @@ _HOMES = {
     "NDArray": "typing",
     "RecordDict": "recorddict",
     "Replies": "replies",
-    "ReplyRefused": "errors",
     "ServerApp": "server_app",
-    "StrategyError": "errors",
-    "TooFewNodes": "errors",
-    "UnencodableValue": "errors",
-    "UnknownAction": "errors",
-    "UnsupportedDtype": "errors",
     "UserConfig": "user_config",
     "UserConfigValue": "user_config",
-    "WireError": "errors",
 }
 
 
 def __getattr__(name: str) -> Any:
-    home = _HOMES.get(name)
-    if home is None:
+    if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = globals()[name] = getattr(import_module(f"{__name__}.{home}"), name)
+    value = globals()[name] = getattr(import_module(f"{__name__}.{_HOMES.get(name, 'errors')}"), name)
     return value
 
 

@@ -151,11 +151,10 @@ class Arrivals:
 
     def unread(self, ids: Iterable[str]) -> dict[str, str]:
         """Where the answers are of those of ``ids`` that have not been read: message to key."""
-        return {
-            m: self._relay.keys.out(self._flights[m].node, m)
-            for m in ids
-            if m not in self._answers and m not in self._given_up
-        }
+        return {m: self._relay.keys.out(self._flights[m].node, m) for m in self._unread(ids)}
+
+    def _unread(self, ids: Iterable[str]) -> list[str]:
+        return [m for m in ids if m in self._flights and m not in self._answers and m not in self._given_up]
 
     def read(self, found: Mapping[str, Mapping[bytes, bytes]]) -> None:
         """Take in what stood there."""
@@ -252,8 +251,8 @@ class Arrivals:
 
     def _read_answers(self, ids: Sequence[str]) -> dict[str, Answer]:
         """The answers of ``ids``, as far as there are any."""
-        unread = [m for m in ids if m in self._flights and m not in self._answers and m not in self._given_up]
-        self._answers.update(messages.read_answers(self._relay, [(self._flights[m].node, m) for m in unread]))
+        wanted = [(self._flights[m].node, m) for m in self._unread(ids)]
+        self._answers.update(messages.read_answers(self._relay, wanted))
         known = self._given_up | self._answers
         return {m: known[m] for m in ids if m in known}
 

@@ -387,9 +387,7 @@ class RedisGrid(Grid):
             self._inbound.read(dict(zip(unread, found, strict=True)))
             return noted
 
-        received = self._attempt.do(wait, drains=True)
-        self._attempt.check_revision(received.revision)
-        at, _, chosen = received.value.partition("|")
+        at, _, chosen = self._noted(wait).partition("|")
         self._replay.advance("receive")
         self._clock = float(at)
         return self._inbound.take(chosen.split())
@@ -515,6 +513,16 @@ class RedisGrid(Grid):
                 return None
             return journal.record(self.relay, self._run, self.token, self._checkpoint, name, found)
 
+        return self._noted(note)
+
+    @overload
+    def _noted(self, note: Callable[[], journal.Noted]) -> str: ...
+
+    @overload
+    def _noted(self, note: Callable[[], journal.Noted | None]) -> str | None: ...
+
+    def _noted(self, note: Callable[[], journal.Noted | None]) -> str | None:
+        """Have something noted; what stands there then."""
         noted = self._attempt.do(note, drains=True)
         if noted is None:
             return None
