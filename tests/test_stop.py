@@ -101,9 +101,7 @@ def spins(pid: int) -> bool:
 def keys_of(site: Site, run: int) -> list[str]:
     """The keys that only a run under way has, and what waits for the nodes."""
     ours = [key.decode() for key in site.client.scan_iter("fedq:*", count=1000)]
-    mine = [
-        key for key in ours if f":{run}" in key.removeprefix("fedq:{0}") and not key.endswith((f"run:{run}", *KEPT))
-    ]
+    mine = [key for key in ours if str(run) in key.split(":")[2:] and not key.endswith((f"run:{run}", *KEPT))]
     waiting = [name for name in site.names if any(f[b"kind"] == b"message" for _, f in inbox(site, name))]
     return [*mine, *waiting, *(key for key in ours if key.endswith(":claims"))]
 
