@@ -53,7 +53,12 @@ def train(message: Message, context: Context) -> Message:
     step = np.float32(1 + (place_of_node - (nodes - 1) / 2) / 1024)
     arrays = ArrayRecord(
         {
-            name: (array if place < len(names) - changing else type(array)(array.numpy() + step))
+            # Neither what came nor what goes is copied: nobody else has the sum.
+            name: (
+                array
+                if place < len(names) - changing
+                else type(array).from_numpy_ndarray(array.numpy(copy=False) + step, copy=False)
+            )
             for place, (name, array) in enumerate(model.items())
         }
     )

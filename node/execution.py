@@ -277,9 +277,11 @@ class Execution:
         if missing:
             try:
                 if own:
-                    fetched = self._insist(lambda: objects.fetch_node(self.relay, self.errand.node, missing))
+                    fetched = self._insist(
+                        lambda: objects.fetch_node(self.relay, self.errand.node, missing, self.cache.place)
+                    )
                 else:
-                    fetched = self._insist(lambda: objects.fetch_shared(self.relay, missing))
+                    fetched = self._insist(lambda: objects.fetch_shared(self.relay, missing, self.cache.place))
             except (ObjectMissing, ObjectCorrupt) as error:
                 raise Failed(ErrorCode.UNDECODABLE_PAYLOAD, f"an array could not be fetched: {error}") from error
             self._fetched.update(fetched)

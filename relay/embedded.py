@@ -40,6 +40,9 @@ from fedq.relay.serverprogram import EmbeddedServerError, ServerProgram, find_se
 LONGEST_SOCKET_PATH = 103
 """Bytes. ``sun_path`` holds 108 with the closing zero on Linux, 104 on macOS."""
 
+REWRITE_FROM = "256mb"
+"""Size from which on the append-only file is rewritten when it has doubled. A second's reading at a start."""
+
 Fsync = Literal["always", "everysec"]
 
 # Replaces itself by the server, after asking the kernel for a signal at the parent's death (PR_SET_PDEATHSIG is 1).
@@ -317,6 +320,10 @@ class EmbeddedServer:
             "appendfsync": self.fsync,
             "no-appendfsync-on-rewrite": "no",
             "aof-load-truncated": "yes",
+            # Weights do not compress, and each attempt costs more than all else that the server does with them. A file
+            # that is rewritten whenever a few models have passed through costs most of the rest.
+            "rdbcompression": "no",
+            "auto-aof-rewrite-min-size": REWRITE_FROM,
             "save": "",
             "maxmemory": str(self._maxmemory),
             "maxmemory-policy": "noeviction",

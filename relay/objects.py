@@ -13,7 +13,8 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from types import TracebackType
+from typing import Any, Protocol, Self
 
 import numpy as np
 
@@ -109,16 +110,37 @@ def upload_node(relay: Relay, node: str, run: int, message: str, blobs: Mapping[
     return _send(relay, missing, blobs, lambda d: keys.node_obj(node, d), lambda d, i: keys.node_obj_chunk(node, d, i))
 
 
-def fetch_shared(relay: Relay, digests: Iterable[str]) -> dict[str, memoryview]:
+class Place(Protocol):
+    """Where an array comes to lie as it arrives."""
+
+    @property
+    def memory(self) -> memoryview:
+        """As many writable bytes as the array has."""
+
+    def verified(self) -> memoryview:
+        """The array is there, and has the bytes that its name says: the same memory, read-only from now on."""
+
+    def close(self) -> None:
+        """Nothing comes any more, whether or not it was verified. What `verified` returned stays as it is."""
+
+
+PlaceFor = Callable[[str, int], "Place | None"]
+"""The place for a digest and so many bytes; None leaves it to this module, which takes memory."""
+
+
+def fetch_shared(relay: Relay, digests: Iterable[str], place_for: PlaceFor | None = None) -> dict[str, memoryview]:
     """Arrays that a ServerApp side uploaded, verified. Raises ObjectMissing or ObjectCorrupt."""
     keys = relay.keys
-    return _fetch(relay, [_Source(d, keys.obj(d), partial(keys.obj_chunk, d)) for d in digests])
+    return _fetch(relay, [_Source(d, keys.obj(d), partial(keys.obj_chunk, d)) for d in digests], place_for)
 
 
-def fetch_node(relay: Relay, node: str, digests: Iterable[str]) -> dict[str, memoryview]:
+def fetch_node(
+    relay: Relay, node: str, digests: Iterable[str], place_for: PlaceFor | None = None
+) -> dict[str, memoryview]:
     """Arrays that ``node`` uploaded, verified. Raises ObjectMissing or ObjectCorrupt."""
     keys = relay.keys
-    return _fetch(relay, [_Source(d, keys.node_obj(node, d), partial(keys.node_obj_chunk, node, d)) for d in digests])
+    sources = [_Source(d, keys.node_obj(node, d), partial(keys.node_obj_chunk, node, d)) for d in digests]
+    return _fetch(relay, sources, place_for)
 
 
 def _adopt(
@@ -233,18 +255,41 @@ class _Source:
         return ObjectCorrupt(f"the array {self.digest[:12]}… on the server {how}")
 
 
-class _Arriving:
-    """An array of which the chunks come in, one after the other, into memory that it keeps."""
+class _Memory:
+    """A place in the memory of this process alone."""
 
-    def __init__(self, source: _Source, nbytes: int) -> None:
-        self._source = source
+    def __init__(self, nbytes: int) -> None:
         # NumPy asks the system for large pages: with small ones, handing out the memory takes longer than filling it.
+        self.memory = np.empty(nbytes, dtype=np.uint8).data
+
+    def verified(self) -> memoryview:
+        return self.memory.toreadonly()
+
+    def close(self) -> None:
+        pass
+
+
+class _Arriving:
+    """An array of which the chunks come in, one after the other, each behind the one before."""
+
+    def __init__(self, source: _Source, nbytes: int, place_for: PlaceFor | None) -> None:
+        self._source = source
         try:
-            self._whole = np.empty(nbytes, dtype=np.uint8).data
+            chosen = place_for(source.digest, nbytes) if place_for is not None else None
+            self._place: Place = chosen if chosen is not None else _Memory(nbytes)
         except (MemoryError, ValueError) as error:
             raise source.corrupt(f"says to have {nbytes} bytes, for which there is no room here") from error
+        self._whole = self._place.memory
         self._hash = Digest()
         self._at = 0
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._place.close()
 
     def place(self, length: int | None) -> memoryview:
         """Where the next chunk of that length goes."""
@@ -263,10 +308,10 @@ class _Arriving:
         """All of it, verified and read-only."""
         if self._at != len(self._whole) or self._hash.hexdigest() != self._source.digest:
             raise self._source.corrupt("has other bytes than its name says")
-        return self._whole.toreadonly()
+        return self._place.verified()
 
 
-def _fetch(relay: Relay, sources: Sequence[_Source]) -> dict[str, memoryview]:
+def _fetch(relay: Relay, sources: Sequence[_Source], place_for: PlaceFor | None = None) -> dict[str, memoryview]:
     """Arrays by their chunks. At most IN_FLIGHT are under way: the next array begins while the last one ends."""
     found: dict[str, memoryview] = {}
 
@@ -283,31 +328,31 @@ def _fetch(relay: Relay, sources: Sequence[_Source]) -> dict[str, memoryview]:
         begin_next()
         for source in left:
             count, nbytes = source.opened(line.read_value())
-            array = _Arriving(source, nbytes)
-            for i in range(1, count + 1):
-                if i < count:
-                    line.send(*command("GET", source.chunk(i)))
-                else:
-                    begin_next()
-                line.read_into(array.place(line.read_length()), array.received)
-            found[source.digest] = array.done()
+            with _Arriving(source, nbytes, place_for) as array:
+                for i in range(1, count + 1):
+                    if i < count:
+                        line.send(*command("GET", source.chunk(i)))
+                    else:
+                        begin_next()
+                    line.read_into(array.place(line.read_length()), array.received)
+                found[source.digest] = array.done()
 
     if sources:
         with relay.errors():
             if not directly(relay.redis, over_sockets):
                 for source in sources:
-                    found[source.digest] = _fetch_by_commands(relay, source)
+                    found[source.digest] = _fetch_by_commands(relay, source, place_for)
     return found
 
 
-def _fetch_by_commands(relay: Relay, source: _Source) -> memoryview:
+def _fetch_by_commands(relay: Relay, source: _Source, place_for: PlaceFor | None) -> memoryview:
     """The same where there is no socket to read from."""
     client: Any = relay.redis
     count, nbytes = source.opened(client.get(source.manifest))
-    array = _Arriving(source, nbytes)
-    for i in range(count):
-        part = client.get(source.chunk(i))
-        target = array.place(None if part is None else len(part))
-        target[:] = part
-        array.received(target)
-    return array.done()
+    with _Arriving(source, nbytes, place_for) as array:
+        for i in range(count):
+            part = client.get(source.chunk(i))
+            target = array.place(None if part is None else len(part))
+            target[:] = part
+            array.received(target)
+        return array.done()

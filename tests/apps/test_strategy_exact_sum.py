@@ -74,6 +74,27 @@ def test_blocks_do_not_show() -> None:
     np.testing.assert_array_equal(whole, np.concatenate(parts))
 
 
+@given(
+    st.lists(st.integers(-(2**50), 2**50), min_size=1, max_size=20),
+    st.floats(0.1, 1e6),
+    anchors,
+)
+def test_a_second_limb_that_holds_nothing_does_not_change_a_bit(values: list[int], divisor: float, anchor: int) -> None:
+    def sum_of(bound: int, value: NDArray[np.int64]) -> ExactSum:
+        total = ExactSum(value.size, anchor)
+        total.add_limb(0, bound, None, value)
+        return total
+
+    dense = np.array(values * 500, dtype=np.int64)
+    alone, accompanied = sum_of(1 << 51, dense), sum_of(1 << 51, dense)
+    accompanied.add_limb(3, 0, None, np.zeros_like(dense))
+
+    quotients = alone.divided_by(divisor)
+    assert quotients.tobytes() == accompanied.divided_by(divisor).tobytes()
+    exact = [float(Fraction(value) * Fraction(2) ** anchor) / divisor for value in values]
+    np.testing.assert_allclose(quotients[: len(values)], exact, rtol=1e-15)
+
+
 def test_a_float32_model_with_integer_weights_takes_about_one_int64_per_element() -> None:
     rng = np.random.default_rng(0)
     total = ExactSum(200_000, -38)

@@ -31,9 +31,9 @@ def fetched(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     asked: list[str] = []
     real = objects._fetch
 
-    def fetch(relay: Relay, sources: Sequence[Any]) -> dict[str, memoryview]:
+    def fetch(relay: Relay, sources: Sequence[Any], *more: Any) -> dict[str, memoryview]:
         asked.extend(source.digest for source in sources)
-        return real(relay, sources)
+        return real(relay, sources, *more)
 
     monkeypatch.setattr(objects, "_fetch", fetch)
     return asked
