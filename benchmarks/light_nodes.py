@@ -16,6 +16,7 @@ import numpy as np
 
 from fedq.apps import ArrayRecord, MetricRecord, RecordDict
 from fedq.apps.wire import decode, encode
+from fedq.node.pace import paced
 from fedq.relay import nodes
 from fedq.relay.claims import Claim, Commit, claim, commit, new_token
 from fedq.relay.connection import Relay
@@ -48,7 +49,7 @@ def beat(relay: Relay, count: int, seconds: float) -> dict[str, Any]:
     As a SuperNode does, each extends its lease and its heartbeat, both in one step.
     """
     known = names(count)
-    pause = nodes.HEARTBEAT / count
+    pause = paced(nodes.HEARTBEAT, count) / count
     began = time.monotonic()
     done = 0
     while (now := time.monotonic()) < began + seconds:

@@ -14,6 +14,7 @@ from benchmarks.launch import Helper
 from benchmarks.light_nodes import names
 from benchmarks.options import Options
 from benchmarks.rows import Goal, Row
+from fedq.node.pace import paced
 from fedq.relay.nodes import HEARTBEAT
 
 SAMPLED = 100
@@ -69,7 +70,7 @@ def _heartbeats(federation: Federation, light: Helper, count: int, seconds: floa
     answer = light.ask({"do": "beat", "count": count, "seconds": seconds})
     cpu = cpu_seconds([federation.server_pid]) - cpu
     # What one costs, as often as all of them come; the light client may not have been that fast.
-    cores = cpu / answer["beats"] * count / HEARTBEAT
+    cores = cpu / answer["beats"] * count / paced(HEARTBEAT, count)
     return Row(
         "nodes",
         "heartbeats, server",

@@ -42,8 +42,9 @@ def print_table(headings: Sequence[str], rows: Sequence[Sequence[object]], *, em
         click.echo(empty)
         return
     cells = [[_cell(value) for value in row] for row in rows]
-    numeric = [all(_is_number(row[i]) for row in cells) for i in range(len(headings))]
-    widths = [max(len(headings[i]), *(len(row[i]) for row in cells)) for i in range(len(headings))]
+    columns = list(zip(*cells, strict=True))
+    numeric = [all(map(_is_number, column)) for column in columns]
+    widths = [max(len(heading), *map(len, column)) for heading, column in zip(headings, columns, strict=True)]
 
     form = "  ".join(
         f"{{:{'>' if right else '<'}{width}}}" for width, right in zip(widths, numeric, strict=True)
@@ -65,13 +66,12 @@ def _is_number(cell: str) -> bool:
 
 
 def _cell(value: object) -> str:
-    if value is None or value == "":
-        return "-"
     if isinstance(value, float):
         return f"{value:.4g}"
     if isinstance(value, int):
         return str(value)
-    return " ".join(str(value).split())
+    words = str(value).split() if value is not None else []
+    return " ".join(words) or "-"
 
 
 def ago(moment: float | None, *, now: float | None = None) -> str:

@@ -17,6 +17,7 @@ from fedq.apps.errors import FedqError
 from fedq.node.imposed import ModsDiffer, check_same
 from fedq.node.inbox import Arrived, Backlog, InboxReader, Lost, Waiting, ensure_group
 from fedq.node.jobqueue import LOST_JOB, Dispatched, JobQueue
+from fedq.node.pace import Pace
 from fedq.node.role import WORKER, Role
 from fedq.node.settings import NodeSettings
 from fedq.relay import claims, nodes
@@ -104,6 +105,7 @@ class Dispatcher:
         self._synced = False
         self._online = False
         self._served_since = 0.0
+        self._pace = Pace(settings.heartbeat)
         self._beat_at = float("-inf")
         self._reconcile_at = 0.0
         self._skew = 0.0
@@ -158,7 +160,7 @@ class Dispatcher:
                     if str(error) != said:
                         said = str(error)
                         logger.warning("node %s: %s; trying again", self.node, error)
-                    self._pause(pauses.next())
+                    self._wait(pauses.next())
         finally:
             if reader is not None:
                 reader.stop()
@@ -171,7 +173,7 @@ class Dispatcher:
 
     def _serve_once(self) -> None:
         """Wait for something to happen, or to be due, and act on it."""
-        due = min(self._beat_at + self.settings.heartbeat, self._reconcile_at)
+        due = min(self._beat_at + self._pace.every, self._reconcile_at)
         if self._backlog.runs:
             waiting = [f.not_before for run, f in self._facts.items() if run not in self._inflight]
             due = min([due, *(p for p in waiting if p > self._clock())])
@@ -220,12 +222,13 @@ class Dispatcher:
 
         A node that has not been synchronised is not online yet: it may not be registered, or have no inbox.
         """
-        if self.role.held and self._clock() < self._beat_at + self.settings.heartbeat:
+        if self.role.held and self._clock() < self._beat_at + self._pace.every:
             return True
         had = self.role.held
+        self._pace.look(self.relay, self._clock())
         if self.role.holder.kind == WORKER:
             check_same(self.node, self.settings.mods, nodes.imposed(self.relay, self.node))
-        if not self.role.take(alive=self.settings.heartbeat * 3 + 1 if self._online else None):
+        if not self.role.take(at_least=self._pace.ttl, alive=self._pace.ttl if self._online else None):
             if had:
                 logger.warning("node %s: %s took over as dispatcher; standing by", self.node, self.role.other)
             return False
@@ -238,9 +241,9 @@ class Dispatcher:
         """Wait until it is worth asking for the role again."""
         self._inflight.clear()
         self._synced = self._online = False
-        self._pause(min(self.settings.heartbeat, self.role.left + 0.1))
+        self._wait(min(self.settings.heartbeat, self.role.left + 0.1))
 
-    def _pause(self, seconds: float) -> None:
+    def _wait(self, seconds: float) -> None:
         """Let time pass, or the end come. What happens meanwhile is found by reading everything anew."""
         until = self._clock() + seconds
         while not self._stopping and (left := until - self._clock()) > 0:
@@ -262,7 +265,7 @@ class Dispatcher:
         """Read everything anew: at start, and after whatever may have made us miss something."""
         ensure_group(self.relay, self.node)
         self._register()
-        nodes.beat(self.relay, self.node, ttl=self.settings.heartbeat * 3 + 1)
+        nodes.beat(self.relay, self.node, ttl=self._pace.ttl)
         self._online = True
         self._backlog.read_anew()
         self._untried.clear()

@@ -63,19 +63,21 @@ class Role:
     other: Holder | None = field(default=None, init=False)
     left: float = field(default=0.0, init=False)
 
-    def take(self, *, alive: float | None = None) -> bool:
+    def take(self, *, at_least: float = 0.0, alive: float | None = None) -> bool:
         """Take or extend the role; a dead holder on this host does not count. Whether it is held now.
 
-        With ``alive`` the node's heartbeat, good for so many seconds, comes in the same step.
+        The lease lasts ``at_least`` so many seconds. With ``alive`` the node's heartbeat, good for so many, comes in
+        the same step.
         """
-        answer = nodes.take_dispatcher(self.relay, self.node, str(self.holder), lease=self.lease, alive=alive)
+        lease = max(self.lease, at_least)
+        answer = nodes.take_dispatcher(self.relay, self.node, str(self.holder), lease=lease, alive=alive)
         if not answer.held:
             other = Holder.parse(answer.holder)
             # One with our own process id is of an earlier life: a container whose first process always has id 1.
             reborn = (other.host, other.pid) == (self.holder.host, self.holder.pid)
             if other.dead or reborn:
                 answer = nodes.take_dispatcher(
-                    self.relay, self.node, str(self.holder), lease=self.lease, dead=answer.holder, alive=alive
+                    self.relay, self.node, str(self.holder), lease=lease, dead=answer.holder, alive=alive
                 )
         self.held = answer.held
         self.other = None if answer.held else Holder.parse(answer.holder)

@@ -37,7 +37,8 @@ class NodeSettings:
         cache_dir: folder for bundles and arrays; None for one under the user's cache folder.
         cache_bytes: most bytes of arrays kept there; 0 for none.
         threads: threads of the numerical libraries in each slot; None leaves them alone.
-        heartbeat: seconds between heartbeats; the node counts as offline after three missed ones.
+        heartbeat: seconds between heartbeats; the node counts as offline after three missed ones. Among thousands of
+            nodes it beats less often (:mod:`fedq.node.pace`).
         lease: seconds that a claim, or the dispatcher's role, outlives the last word of its holder.
         log_format: ``text`` or ``json``.
         mods: put around every ClientApp here, outside of the app's own, the first outermost: see `fedq.node.imposed`.

@@ -47,7 +47,7 @@ class VirtualDispatcher(Dispatcher):
     def _beat(self) -> bool:
         held = super()._beat()
         if held and self._online and self._beaten_at < self._beat_at:
-            virtual.beat(self.relay, self.nodes, ttl=self.settings.heartbeat * 3 + 1)
+            virtual.beat(self.relay, self.nodes, ttl=self._pace.ttl)
             self._beaten_at = self._beat_at
             self._skew = self.relay.now() - time.time()
         return held
@@ -72,9 +72,8 @@ class VirtualDispatcher(Dispatcher):
 
     def _sync(self) -> None:
         self._register()
-        ttl = self.settings.heartbeat * 3 + 1
-        nodes.beat(self.relay, self.node, ttl=ttl)
-        virtual.beat(self.relay, self.nodes, ttl=ttl)
+        nodes.beat(self.relay, self.node, ttl=self._pace.ttl)
+        virtual.beat(self.relay, self.nodes, ttl=self._pace.ttl)
         self._online = True
         self._beaten_at = self._beat_at
         self._skew = self.relay.now() - time.time()
@@ -113,7 +112,7 @@ class VirtualDispatcher(Dispatcher):
             self._under_way.pop(place, None)
 
     def _serve_once(self) -> None:
-        due = min(self._beat_at + self.settings.heartbeat, self._reconcile_at)
+        due = min(self._beat_at + self._pace.every, self._reconcile_at)
         if self._waiting:
             held_back = [facts.not_before for facts in self._facts.values() if facts.not_before > self._clock()]
             due = min([due, *held_back])

@@ -193,6 +193,13 @@ def node_names(relay: Relay) -> list[str]:
     return sorted(text(item) for item in raw)
 
 
+def count(relay: Relay) -> int:
+    """How many nodes are registered."""
+    with relay.errors():
+        number: Any = relay.redis.scard(relay.keys.nodes())
+    return int(number)
+
+
 def online(relay: Relay, names: list[str]) -> dict[str, bool]:
     """Which of ``names`` have a heartbeat, in one round trip."""
     if not names:
