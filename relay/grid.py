@@ -27,15 +27,11 @@ from fedq.relay import events, journal, messages, nodes, objects, runs
 from fedq.relay.arrivals import ALIVE_CHECK, Arrivals
 from fedq.relay.attempt import Attempt
 from fedq.relay.connection import Relay
-from fedq.relay.errors import (
-    NodeUnknown,
-    ObjectMissing,
-    RelayError,
-)
+from fedq.relay.departures import Departures
 from fedq.relay.flights import Flight, Flights, forget_flights, keep_flights
 from fedq.relay.held import HeldArrays
-from fedq.relay.journal import FREED, Replay, fenced, over
-from fedq.relay.messages import Content, Outgoing, Push, Reason
+from fedq.relay.journal import FREED, Replay, fenced
+from fedq.relay.messages import Reason
 from fedq.relay.runs import RunClaim, Step
 
 log = logging.getLogger(__name__)
@@ -73,6 +69,7 @@ class RedisGrid(Grid):
         self.relay = self._attempt.relay
         self._flights = Flights()
         self._held = HeldArrays()
+        self._outbound = Departures(self._attempt, self.info, self._held)
         self._inbound = Arrivals(self._attempt, self._flights, self._held)
         self._checkpoint = claim.checkpoint
         self._pushes = 0
@@ -170,15 +167,15 @@ class RedisGrid(Grid):
             raise ValueError(f'on_offline is "wait" or "fail", not {on_offline!r}')
         batch = list(messages)
         number = self._pushes
-        outgoing, contents, blobs = self._prepare(batch, number, on_offline)
+        load = self._outbound.load(batch, self._checkpoint, number, on_offline)
         self._flush_empty_pulls()
         self._make_room()
-        if outgoing:
-            pushed = self._attempt.do(lambda: self._push(number, contents, outgoing, blobs))
+        if load.outgoing:
+            pushed = self._outbound.send(load)
             self._attempt.check_revision(pushed.revision)
             self._clock = pushed.began
             self._attempt.saw(pushed.created)  # what the wait for replies is measured with is the same clock
-            for message in outgoing:
+            for message in load.outgoing:
                 self._flights.add(
                     Flight(
                         message.message_id,
@@ -191,99 +188,10 @@ class RedisGrid(Grid):
                     )
                 )
         self._pushes += 1
-        ids = [message.message_id for message in outgoing]
+        ids = [message.message_id for message in load.outgoing]
         if on_offline == "fail":
             self._attempt.do(lambda: self._inbound.answer_for_offline(ids))
         return ids
-
-    def _prepare(
-        self, batch: Sequence[Message], number: int, on_offline: str
-    ) -> tuple[list[Outgoing], list[Content], dict[str, memoryview]]:
-        """Encode each content once, however many messages share it."""
-        contents: list[Content] = []
-        blobs: dict[str, memoryview] = {}
-        by_object: dict[int, int] = {}
-        by_body: dict[bytes, int] = {}
-        outgoing: list[Outgoing] = []
-        for index, message in enumerate(batch):
-            if not isinstance(message, Message):
-                raise AppError(f"push_messages takes Messages, not {type(message).__name__}", run_id=self._run)
-            if not message.has_content():
-                raise AppError("an instruction carries content, not an error", run_id=self._run)
-            meta = message.metadata
-            if not meta.dst_node_id or meta.reply_to_message_id:
-                raise AppError("only instructions to nodes can be pushed, no replies", run_id=self._run)
-            place = by_object.get(id(message.content))
-            if place is None:
-                encoded = encode(message.content, inline_limit=objects.INLINE_LIMIT)
-                self._held.remember(message.content)
-                place = by_body.get(encoded.data)
-                if place is None:
-                    place = by_body[encoded.data] = len(contents)
-                    nbytes = len(encoded.data) + sum(blob.nbytes for blob in encoded.blobs.values())
-                    contents.append(Content(encoded.data, tuple(encoded.blobs), nbytes))
-                    blobs.update(encoded.blobs)
-                by_object[id(message.content)] = place
-            message_id = messages.message_id(self._run, self._checkpoint, number, index, meta.dst_node_id)
-            outgoing.append(
-                Outgoing(
-                    message_id, meta.dst_node_id, place, meta.message_type, meta.group_id, float(meta.ttl), on_offline
-                )
-            )
-        self._check_selected({message.node for message in outgoing})
-        return outgoing, contents, blobs
-
-    def _check_selected(self, names: set[str]) -> None:
-        if not self.info.selector or not names:
-            return
-        selected = set(self._attempt.do(lambda: self._roster(registered=True)))
-        if foreign := sorted(names - selected):
-            wanted = ", ".join(f"{key}={value}" for key, value in self.info.selector.items())
-            raise NodeUnknown(
-                f"node {foreign[0]} does not have the labels that the run was submitted for ({wanted}); "
-                "send to nodes that get_node_ids() gives",
-                run_id=self._run,
-                node_id=foreign[0],
-            )
-
-    def _push(
-        self, number: int, contents: Sequence[Content], outgoing: Sequence[Outgoing], blobs: Mapping[str, memoryview]
-    ) -> messages.Pushed:
-        inline = sum(len(contents[message.content].body) for message in outgoing)
-        objects.check_memory(self.relay, inline, run=self._run)
-        for _ in range(3):
-            objects.upload_shared(self.relay, self._run, self.token, str(self._checkpoint), blobs)
-            pushed = messages.push(self.relay, self._run, self.token, self._checkpoint, number, contents, outgoing)
-            match pushed.outcome:
-                case Push.OK:
-                    return pushed
-                case Push.MISSING:
-                    continue
-                case Push.STOPPED:
-                    raise over(self._run, pushed.detail[0] if pushed.detail else "over")
-                case Push.MISMATCH:
-                    raise self._mismatch(number)
-                case Push.UNKNOWN_NODE:
-                    names = ", ".join(pushed.detail)
-                    raise NodeUnknown(
-                        f"no node of this name is registered: {names}; nothing was sent (get_node_ids() gives those "
-                        "that are)",
-                        run_id=self._run,
-                        node_id=pushed.detail[0] if pushed.detail else None,
-                    )
-                case _:
-                    raise fenced(self._run)
-        raise ObjectMissing("arrays of a push vanish from the server as they are uploaded", run_id=self._run)
-
-    def _mismatch(self, number: int) -> RelayError:
-        from fedq.relay.errors import JournalMismatch
-
-        return JournalMismatch(
-            f"push {number} after checkpoint {self._checkpoint} differs from what this ServerApp pushed there before "
-            "it was interrupted; a ServerApp has to do the same again up to that point: seed what is random, and save "
-            "what depends on the time of day in the Context",
-            run_id=self._run,
-        )
 
     # -- what comes back -----------------------------------------------------------------------------------------------
 
