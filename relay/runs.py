@@ -368,10 +368,10 @@ def resume_run(relay: Relay, run: int, token: str = "") -> Step:
     return Step(text(reply[0]))
 
 
-def set_detail(relay: Relay, run: int, detail: str) -> None:
-    """What a pending run waits for, for people. Housekeeping's; nothing depends on it."""
-    with relay.errors():
-        relay.redis.hset(relay.keys.run(run), "detail", detail)
+def set_detail(relay: Relay, run: int, detail: str) -> Step:
+    """What a run waits for, or died of last, for people; nothing depends on it. OVER also of one that is gone."""
+    reply = relay.call("detail", [relay.keys.run(run)], [detail])
+    return Step(text(reply[0]))
 
 
 # -- parsing ----------------------------------------------------------------------------------------------------------

@@ -201,9 +201,9 @@ class Protocol(RuleBasedStateMachine):
     @step(1, run=PICK)
     def say_what_a_run_waits_for(self, run: int) -> None:
         which = self.run_of(run)
-        if which.alive and which.token is None:
-            which.detail = True
-            runs.set_detail(self.server, which.id, "waits")
+        outcome = runs.set_detail(self.server, which.id, "waits")
+        assert outcome is (Step.OK if which.alive else Step.OVER)
+        which.detail = which.detail or which.alive
 
     @step(
         2,

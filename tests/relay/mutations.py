@@ -317,6 +317,7 @@ MUTATIONS = [
     M("journal", "HSETNX", "HSET"),
     M("log", "if not alive(ARGV[1]) then return {'OVER'} end"),
     M("note", "if not lives then return {'OVER', status} end"),
+    M("detail", "if not lives then return {'OVER', status} end"),
     M("note", "if redis.call('HGET', KEYS[1], 'token') ~= ARGV[1] then return {'FENCED'} end"),
     M("note", "if n > most then break end"),
     # -- push ---

@@ -150,6 +150,7 @@ def test_nothing_is_written_for_a_run_that_is_over(steps: Steps) -> None:
     assert runs.renew_run(relay, run, token) is Step.OVER
     assert runs.claim_run(relay, run, "app-2").outcome is Step.OVER
     assert not events.note(relay, run, token, [("log", {})])
+    assert runs.set_detail(relay, run, "late") is Step.OVER
     assert not events.append_log(relay, "a", run, [{"text": "late"}])
     with pytest.raises(RunOver):
         journal.record(relay, run, token, 0, "receive:0", "late")
@@ -158,6 +159,13 @@ def test_nothing_is_written_for_a_run_that_is_over(steps: Steps) -> None:
     with pytest.raises(RunOver):
         objects.upload_node(relay, "a", run, m.message_id, data)
     assert {key: relay.redis.dump(key) for key in relay.redis.keys("*")} == before
+
+
+def test_what_a_run_waits_for_is_shown_and_makes_no_run_of_one_that_was_removed(steps: Steps) -> None:
+    assert runs.set_detail(steps.relay, steps.run, "waiting for a slot") is Step.OK
+    assert runs.run_info(steps.relay, steps.run).detail == "waiting for a slot"
+    assert runs.set_detail(steps.relay, steps.run + 1, "waiting for a slot") is Step.OVER
+    assert not steps.relay.redis.exists(steps.relay.keys.run(steps.run + 1))
 
 
 def test_an_attempt_that_was_overtaken_writes_nothing(steps: Steps) -> None:
