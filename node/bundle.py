@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from fedq.apps.client_app import ClientApp
-from fedq.node.cache import ObjectCache
+from fedq.node.cache import ArrayCache
 from fedq.relay import bundles, objects
 from fedq.relay.connection import Relay
 from fedq.relay.errors import ObjectCorrupt, ObjectMissing
@@ -31,7 +31,7 @@ class AppCache:
     (except under ``inline`` isolation, which is for trusted code).
     """
 
-    def __init__(self, folder: Path, objects_on_disk: ObjectCache) -> None:
+    def __init__(self, folder: Path, objects_on_disk: ArrayCache) -> None:
         self.folder = folder
         self._disk = objects_on_disk
         self._loaded: dict[str, ClientApp] = {}

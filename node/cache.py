@@ -1,15 +1,17 @@
-"""Arrays that this node has seen, on disk, so that they do not travel again.
+"""Arrays that a node has seen, so that they do not travel again.
 
-One file per array, named by its digest. Any number of processes may share the folder. Nothing here is the only copy of
-anything: a file that is missing, short or damaged is a miss.
+On disk there is one file per array, named by its digest. Any number of processes may share the folder. Nothing here is
+the only copy of anything: a file that is missing, short or damaged is a miss.
 
-An array from the server is received straight into the memory of its file. That takes less than half of the processor
-time of receiving it and writing it to a file afterwards.
+A large array from the server is received straight into the memory of its file. That takes less than half of the
+processor time of receiving it and writing it to a file afterwards.
 """
 
 from __future__ import annotations
 
+import abc
 import contextlib
+import errno
 import fcntl
 import logging
 import mmap
@@ -18,8 +20,10 @@ import re
 import secrets
 from collections.abc import Iterable, Mapping
 from pathlib import Path
+from weakref import WeakSet
 
 from fedq.apps.digest import digest_of
+from fedq.relay.objects import Place
 
 logger = logging.getLogger(__name__)
 
@@ -29,17 +33,52 @@ DEFAULT_LIMIT = 2 * 1024**3
 SHARE = 16
 """One part in so many of the limit may come before the files are listed again."""
 
+MAPPED_FROM = 256 * 1024
+"""Bytes from which on an array lies in its file's memory while it is used. Smaller ones are copied: each such piece of
+memory takes a file descriptor."""
+
+MAPPED_AT_ONCE = 128
+"""Arrays of which a process has the file's memory at a time."""
+
 _DIGEST = re.compile(r"[0-9a-f]{64}\Z")
 
 _NAMELESS = hasattr(os, "O_TMPFILE") and hasattr(os, "posix_fallocate")
 """Whether this system has files without a name, which may get one later."""
 
+_OUR_FAULT = (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EACCES, errno.EPERM)
+"""Errors that say nothing about the file."""
 
-class ObjectCache:
-    """Arrays by digest in ``folder``, of at most ``limit`` bytes together; the longest unused go first.
+
+class ArrayCache(abc.ABC):
+    """Arrays by their digest. Whatever is found has the bytes that its digest says, and is read-only."""
+
+    @abc.abstractmethod
+    def get(self, digest: str, nbytes: int | None = None) -> memoryview | None:
+        """The bytes of ``digest``; None on a miss, which an array of another length than ``nbytes`` is."""
+
+    def get_many(self, digests: Mapping[str, int]) -> dict[str, memoryview]:
+        """What is there of ``digests`` (digest -> bytes)."""
+        found = ((digest, self.get(digest, nbytes)) for digest, nbytes in digests.items())
+        return {digest: view for digest, view in found if view is not None}
+
+    @abc.abstractmethod
+    def put(self, blobs: Mapping[str, bytes | bytearray | memoryview]) -> None:
+        """Keep arrays whose digests the caller has verified, as far as there is room."""
+
+    def make_room(self, sizes: Iterable[int]) -> None:  # noqa: B027
+        """Arrays of so many bytes are about to be received."""
+
+    def place(self, digest: str, nbytes: int) -> Place | None:
+        """Where to receive an array into, which is kept once it is verified. None: anywhere, and it is for `put`."""
+        return None
+
+
+class ObjectCache(ArrayCache):
+    """Arrays by digest in ``folder``, of at most ``limit`` bytes together; the longest unused go first. Those in use do
+    not count: they are gone when nobody uses them any more.
 
     A limit of 0 switches it off. Errors of the file system are logged once and count as misses. Listing the files takes
-    longer than adding one, so that some room is made in advance, and `trim` waits until that is used up.
+    longer than adding one, so that some room is made in advance, and they are listed when that is used up.
     """
 
     def __init__(self, folder: Path | str, limit: int = DEFAULT_LIMIT) -> None:
@@ -47,9 +86,9 @@ class ObjectCache:
         self.limit = limit
         self._complained = False
         self._added = 0
+        self._mapped: WeakSet[mmap.mmap] = WeakSet()
 
     def get(self, digest: str, nbytes: int | None = None) -> memoryview | None:
-        """The bytes of ``digest`` as a read-only view of the file, verified against the digest; None on a miss."""
         if self.limit <= 0 or not _DIGEST.match(digest):
             return None
         path = self._path(digest)
@@ -58,12 +97,14 @@ class ObjectCache:
                 size = os.fstat(file.fileno()).st_size
                 if size == 0 or (nbytes is not None and size != nbytes):
                     raise ValueError("wrong size")
-                view = memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
+                mapped = size >= MAPPED_FROM and len(self._mapped) < MAPPED_AT_ONCE
+                view = self._map(file.fileno(), size) if mapped else memoryview(file.read())
         except FileNotFoundError:
             return None
         except (OSError, ValueError) as error:
             self._complain(error)
-            self._drop(path)
+            if getattr(error, "errno", None) not in _OUR_FAULT:
+                self._drop(path)
             return None
         if digest_of(view) != digest:
             view.release()
@@ -73,30 +114,39 @@ class ObjectCache:
             os.utime(path)
         return view
 
-    def get_many(self, digests: Mapping[str, int]) -> dict[str, memoryview]:
-        """What is there of ``digests`` (digest -> bytes)."""
-        found = ((digest, self.get(digest, nbytes)) for digest, nbytes in digests.items())
-        return {digest: view for digest, view in found if view is not None}
+    def _map(self, file: int, nbytes: int) -> memoryview:
+        """The file's memory, which nobody can write to."""
+        pages = mmap.mmap(file, nbytes, access=mmap.ACCESS_READ)
+        self._mapped.add(pages)
+        return memoryview(pages)
 
-    def place(self, digest: str, nbytes: int) -> _Place | None:
-        """A file of ``nbytes`` to receive an array into (:class:`fedq.relay.objects.Place`), which appears under its
-        digest once it is verified. None where that cannot be: the array is then for `put`.
-
-        Until then the file has no name, so that nothing is left of it if the process is killed.
+    def make_room(self, sizes: Iterable[int]) -> None:
+        """Arrays of so many bytes are about to be received. Those that `place` takes are charged now, so that what a
+        killed process leaves behind is charged as well.
         """
-        if not 0 < nbytes <= self.limit or not _DIGEST.match(digest) or not _NAMELESS:
+        self._added += sum(size for size in sizes if MAPPED_FROM <= size <= self.limit)
+        self._trim()
+
+    def place(self, digest: str, nbytes: int) -> Place | None:
+        """A file without a name to receive an array into, which appears under its digest once it is verified: nothing
+        is left of it if the process is killed before.
+        """
+        if not MAPPED_FROM <= nbytes <= self.limit or not _DIGEST.match(digest) or not _NAMELESS:
+            return None
+        if len(self._mapped) >= MAPPED_AT_ONCE or sum(map(len, self._mapped)) + nbytes > self.limit:
             return None
         path = self._path(digest)
         try:
             try:
-                file = os.open(path.parent, os.O_RDWR | os.O_TMPFILE, 0o600)
+                file = os.open(path.parent, os.O_RDWR | os.O_TMPFILE, 0o666)
             except FileNotFoundError:
                 path.parent.mkdir(parents=True, exist_ok=True)
-                file = os.open(path.parent, os.O_RDWR | os.O_TMPFILE, 0o600)
+                file = os.open(path.parent, os.O_RDWR | os.O_TMPFILE, 0o666)
             try:
-                # The room is there, or it is refused here: a full disk would kill whoever wrote to the memory.
+                # A full disk refuses it here. Where a file system promises room that it does not have, the kernel
+                # refuses to receive into it (fedq.relay.bulk.NoRoom).
                 os.posix_fallocate(file, 0, nbytes)
-                return _Place(self, path, file, mmap.mmap(file, nbytes))
+                return _Nameless(self, path, file, nbytes)
             except BaseException:
                 os.close(file)
                 raise
@@ -105,7 +155,7 @@ class ObjectCache:
             return None
 
     def put(self, blobs: Mapping[str, bytes | bytearray | memoryview]) -> None:
-        """Keep arrays whose digests the caller has verified. Each appears whole or not at all. Then `trim`."""
+        """Keep arrays whose digests the caller has verified. Each appears whole or not at all."""
         for digest, blob in blobs.items():
             view = memoryview(blob)
             if not _DIGEST.match(digest) or view.nbytes == 0 or view.nbytes > self.limit:
@@ -123,33 +173,35 @@ class ObjectCache:
             except OSError as error:
                 self._complain(error)
                 self._drop(part)
-                return
-        self.trim()
+                break
+        self._trim()
 
-    def trim(self) -> None:
+    def _trim(self) -> None:
         """Delete the longest unused files until the rest fits, if enough was added for that. Does nothing while another
         process is at it.
         """
-        if not self._added:
+        if not self._added or self.limit <= 0:
             return
         try:
+            self.folder.mkdir(parents=True, exist_ok=True)
             with open(self.folder / ".lock", "a+b") as lock:
                 try:
                     fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 except OSError:
                     return
                 lock.seek(0)
-                room = min(_number(lock.read(20)), self.limit // SHARE) - self._added
+                room, limit = _noted(lock.read(50))
+                room = (min(room, self.limit // SHARE) if limit == self.limit else 0) - self._added
                 self._added = 0
                 if room < 0:
-                    room = self._trimmed()
+                    room = self._listed()
                 lock.truncate(0)
-                lock.write(b"%d" % room)
+                lock.write(b"%d|%d" % (room, self.limit))
         except OSError as error:
             self._complain(error)
 
-    def _trimmed(self) -> int:
-        """Bytes that may be added until it is to be done again."""
+    def _listed(self) -> int:
+        """Bytes that may be added until the files are to be listed again."""
         files = sorted(self._files())
         total = sum(size for _, size, _ in files)
         if total > self.limit:
@@ -181,25 +233,28 @@ class ObjectCache:
             logger.warning("the array cache in %s is not used: %s", self.folder, error)
 
 
-class _Place:
+class _Nameless:
     """The memory of a file without a name, and the name that it is to get."""
 
-    def __init__(self, cache: ObjectCache, path: Path, file: int, pages: mmap.mmap) -> None:
+    def __init__(self, cache: ObjectCache, path: Path, file: int, nbytes: int) -> None:
         self._cache = cache
         self._path = path
         self._file = file
-        self.memory = memoryview(pages)
+        self.memory = memoryview(mmap.mmap(file, nbytes))
 
     def verified(self) -> memoryview:
         try:
             # Only with a directory, whichever, does Python make the call that follows the link.
             os.link(f"/proc/self/fd/{self._file}", self._path, src_dir_fd=self._file, follow_symlinks=True)
-            self._cache._added += self.memory.nbytes
         except FileExistsError:
             pass  # another process had the same one
         except OSError as error:
-            self._cache._complain(error)
-        return self.memory.toreadonly()
+            logger.debug("%s is not kept as it was received: %s", self._path, error)  # and is for `put`
+        try:
+            # Others see what is written to this file, so that nobody who has the array may be able to.
+            return self._cache._map(self._file, self.memory.nbytes)
+        except OSError:
+            return self.memory.toreadonly()
 
     def close(self) -> None:
         if self._file >= 0:
@@ -207,9 +262,10 @@ class _Place:
             self._file = -1
 
 
-def _number(written: bytes) -> int:
-    """What `trim` wrote; nothing, where it was interrupted or somebody else has written there."""
+def _noted(written: bytes) -> tuple[int, int]:
+    """Room and limit as they were written; none, where that was interrupted or somebody else has written there."""
     try:
-        return int(written)
+        room, limit = (int(part) for part in written.split(b"|"))
     except ValueError:
-        return 0
+        return 0, 0
+    return room, limit

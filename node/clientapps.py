@@ -11,7 +11,7 @@ from fedq.apps.error import Error, ErrorCode
 from fedq.apps.errors import FedqError
 from fedq.apps.wire import encode_error
 from fedq.node.bundle import AppCache
-from fedq.node.cache import ObjectCache
+from fedq.node.cache import ArrayCache, ObjectCache
 from fedq.node.execution import Errand, Execution
 from fedq.node.imposed import Imposed
 from fedq.node.rehearsal import rehearse
@@ -36,7 +36,7 @@ class ClientAppWork(Work):
 
     def __init__(self, settings: NodeSettings) -> None:
         self.settings = settings
-        self.cache = ObjectCache(settings.cache_folder / "arrays", settings.cache_bytes)
+        self.cache: ArrayCache = ObjectCache(settings.cache_folder / "arrays", settings.cache_bytes)
         self.apps = AppCache(settings.cache_folder, self.cache)
         # Before any app is loaded, whose modules might have the same names.
         self.imposed = Imposed(settings.mods)

@@ -24,7 +24,7 @@ from fedq.apps.mod import ClientAppCallable
 from fedq.apps.recorddict import RecordDict
 from fedq.apps.wire import Encoded, decode, decode_user_config, encode, encode_error, referenced
 from fedq.node.bundle import AppCache, AppUnavailable
-from fedq.node.cache import ObjectCache
+from fedq.node.cache import ArrayCache
 from fedq.node.imposed import Imposed
 from fedq.node.jobqueue import describe
 from fedq.node.settings import NodeSettings
@@ -118,7 +118,7 @@ class Execution:
         errand: Errand,
         *,
         apps: AppCache,
-        cache: ObjectCache,
+        cache: ArrayCache,
         imposed: Imposed | None = None,
         parent: Parent | None = None,
         on_claim: Callable[[int], None] = lambda attempt: None,
@@ -275,6 +275,7 @@ class Execution:
         found: dict[str, Any] = dict(self.cache.get_many(wanted))
         missing = [digest for digest in wanted if digest not in found]
         if missing:
+            self.cache.make_room(wanted[digest] for digest in missing)
             try:
                 if own:
                     fetched = self._insist(

@@ -11,7 +11,7 @@ from fedq.relay import nodes
 from fedq.relay.connection import Relay
 
 COUNTED = 60.0
-"""Seconds between two looks at how many nodes there are."""
+"""Seconds between two looks at how many nodes are registered."""
 
 PER_SECOND = 800
 """Heartbeats a second, of all nodes together, up to which each beats as its settings say."""

@@ -15,7 +15,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
-from fedq.node.cache import ObjectCache
+from fedq.node.cache import ArrayCache
 from fedq.node.clientapps import ClientAppAssignment, ClientAppWork
 from fedq.node.execution import WAITED_FOR, Errand
 from fedq.node.settings import NodeSettings
@@ -33,7 +33,7 @@ KEPT_BYTES = 256 * 1024**2
 """Bytes of arrays that one process of a worker keeps in memory for the next messages."""
 
 
-class RecentArrays(ObjectCache):
+class RecentArrays(ArrayCache):
     """The arrays last seen, in memory: what one virtual node has fetched, the next one in the process need not.
 
     Those who put arrays here have verified them, and nobody can change them: apps see them read-only.
@@ -51,10 +51,6 @@ class RecentArrays(ObjectCache):
         self._held.move_to_end(digest)
         return found
 
-    def get_many(self, digests: Mapping[str, int]) -> dict[str, memoryview]:
-        found = ((digest, self.get(digest, nbytes)) for digest, nbytes in digests.items())
-        return {digest: view for digest, view in found if view is not None}
-
     def put(self, blobs: Mapping[str, bytes | bytearray | memoryview]) -> None:
         for digest, blob in blobs.items():
             view = memoryview(blob).toreadonly().cast("B")
@@ -64,9 +60,6 @@ class RecentArrays(ObjectCache):
             self._bytes += view.nbytes
         while self._bytes > self.limit:
             self._bytes -= self._held.popitem(last=False)[1].nbytes
-
-    def trim(self) -> None:
-        """Nothing: :meth:`put` has done it."""
 
 
 class VirtualWork(ClientAppWork):

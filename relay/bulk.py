@@ -11,6 +11,7 @@ same bytes, more slowly.
 
 from __future__ import annotations
 
+import errno
 import logging
 import socket
 from collections.abc import Callable
@@ -28,6 +29,10 @@ HEAD = 64
 
 NOTHING = (b"$-1", b"_")
 """No value, in RESP2 and in RESP3."""
+
+
+class NoRoom(MemoryError):
+    """The memory that a value was to be received into is not there: that of a file, on a disk that is full."""
 
 
 class Line:
@@ -104,6 +109,8 @@ class Line:
         except TimeoutError as error:
             raise exceptions.TimeoutError("Timeout reading from socket") from error
         except OSError as error:
+            if error.errno == errno.EFAULT:
+                raise NoRoom("there is no memory where the value was to be received") from error
             raise exceptions.ConnectionError(f"Error while reading from socket: {error}") from error
         if not got:
             raise exceptions.ConnectionError("Connection closed by server.")

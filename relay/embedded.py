@@ -41,7 +41,7 @@ LONGEST_SOCKET_PATH = 103
 """Bytes. ``sun_path`` holds 108 with the closing zero on Linux, 104 on macOS."""
 
 REWRITE_FROM = "256mb"
-"""Size from which on the append-only file is rewritten when it has doubled. A second's reading at a start."""
+"""Size from which on the append-only file is rewritten when it has doubled: some seconds' reading at a start."""
 
 Fsync = Literal["always", "everysec"]
 

@@ -19,7 +19,7 @@ from typing import Any, Protocol, Self
 import numpy as np
 
 from fedq.apps.digest import Digest
-from fedq.relay.bulk import Line, command, directly
+from fedq.relay.bulk import Line, NoRoom, command, directly
 from fedq.relay.connection import Relay
 from fedq.relay.errors import Fenced, ObjectCorrupt, ObjectMissing, RelayFull, RunOver
 from fedq.relay.texts import text
@@ -314,6 +314,7 @@ class _Arriving:
 def _fetch(relay: Relay, sources: Sequence[_Source], place_for: PlaceFor | None = None) -> dict[str, memoryview]:
     """Arrays by their chunks. At most IN_FLIGHT are under way: the next array begins while the last one ends."""
     found: dict[str, memoryview] = {}
+    chosen = place_for
 
     def over_sockets(line: Line) -> None:
         left = [source for source in sources if source.digest not in found]
@@ -328,7 +329,7 @@ def _fetch(relay: Relay, sources: Sequence[_Source], place_for: PlaceFor | None 
         begin_next()
         for source in left:
             count, nbytes = source.opened(line.read_value())
-            with _Arriving(source, nbytes, place_for) as array:
+            with _Arriving(source, nbytes, chosen) as array:
                 for i in range(1, count + 1):
                     if i < count:
                         line.send(*command("GET", source.chunk(i)))
@@ -339,7 +340,12 @@ def _fetch(relay: Relay, sources: Sequence[_Source], place_for: PlaceFor | None 
 
     if sources:
         with relay.errors():
-            if not directly(relay.redis, over_sockets):
+            try:
+                done = directly(relay.redis, over_sockets)
+            except NoRoom:
+                chosen = None
+                done = directly(relay.redis, over_sockets)
+            if not done:
                 for source in sources:
                     found[source.digest] = _fetch_by_commands(relay, source, place_for)
     return found

@@ -124,7 +124,7 @@ class ExactSum:
         result = np.zeros(self.size, dtype=dtype)
         if not self._limbs:
             return result
-        fast = _OneLimb.of(self._limbs, self._exponent)
+        fast = _OneLimb.of(self._limbs, self._exponent) if divisor > 0 else None
         for start in range(0, self.size, BLOCK):
             stop = min(start + BLOCK, self.size)
             quotient = fast.rounded(start, stop, divisor) if fast is not None else None
