@@ -18,6 +18,7 @@ from pathlib import Path
 
 import pytest
 
+from fedq.relay.serverprogram import find_server
 from tests.cli.deployment import NODES, Deployment
 from tests.support.documents import ROOT
 from tests.support.services import Service
@@ -74,6 +75,8 @@ class FlowerDeployment(Deployment):
         self.environment = {
             "FLWR_TELEMETRY_ENABLED": "0",
             "FLWR_HOME": str(folder / "flwr"),
+            # That Python need not bring a server; ours is on this machine.
+            "PATH": os.pathsep.join((os.environ.get("PATH", os.defpath), str(find_server().path.parent))),
             "PYTHONDONTWRITEBYTECODE": "1",
             "PYTHONPATH": os.pathsep.join(map(str, path)),
         }
