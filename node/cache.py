@@ -20,10 +20,13 @@ import re
 import secrets
 from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 from weakref import WeakSet
 
 from fedq.apps.digest import digest_of
-from fedq.relay.objects import Place
+
+if TYPE_CHECKING:
+    from fedq.relay.objects import Place
 
 logger = logging.getLogger(__name__)
 
