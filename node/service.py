@@ -25,6 +25,7 @@ from fedq.apps.errors import FedqError
 from fedq.node.clientapps import ClientAppWork
 from fedq.node.dispatcher import Dispatcher
 from fedq.node.imposed import Imposed, ModsDiffer, check_same
+from fedq.node.pace import Pace
 from fedq.node.role import SUPERNODE, WORKER, Holder, Role
 from fedq.node.settings import NodeSettings
 from fedq.node.virtual import known_service
@@ -76,7 +77,7 @@ def _run_supernode(settings: NodeSettings, told: StopSignal) -> int:
     def check_in(relay: Relay) -> bool:
         _check_server(relay)
         # A child extends this lease under the same name; until it does, nobody else gets the role.
-        held = Role(relay, settings.name, holder, lease=_lease(settings)).take_or_refuse()
+        held = Role(relay, settings.name, holder, lease=Pace(settings.heartbeat).ttl).take_or_refuse()
         if not held:
             # The worker that dispatches finds the difference, if there is one, and ends.
             nodes.impose(relay, settings.name, settings.mods)
@@ -164,10 +165,6 @@ def _check_server(relay: Relay) -> None:
         )
 
 
-def _lease(settings: NodeSettings) -> float:
-    return settings.heartbeat * 3 + 1
-
-
 def _describe(settings: NodeSettings) -> str:
     parts = [
         f"{settings.slots} slot{'s' if settings.slots > 1 else ''}",
@@ -233,7 +230,7 @@ def _dispatch(settings: NodeSettings, holder: Holder, context: ChildContext) -> 
     """The dispatcher's process."""
     relay = Relay.connect(settings.redis_url, client_name=f"fedq-{settings.name}-dispatcher")
     queue = Relay.connect(settings.queue_url or settings.redis_url, client_name=f"fedq-{settings.name}-queue")
-    role = Role(relay, settings.name, holder, lease=_lease(settings))
+    role = Role(relay, settings.name, holder, lease=Pace(settings.heartbeat).ttl)
     kind = VirtualDispatcher if settings.virtual else Dispatcher
     dispatcher = kind(settings, relay, queue, role, _info(settings, holder))
     signal.signal(signal.SIGTERM, lambda *_: dispatcher.stop())

@@ -314,7 +314,6 @@ class _Arriving:
 def _fetch(relay: Relay, sources: Sequence[_Source], place_for: PlaceFor | None = None) -> dict[str, memoryview]:
     """Arrays by their chunks. At most IN_FLIGHT are under way: the next array begins while the last one ends."""
     found: dict[str, memoryview] = {}
-    chosen = place_for
 
     def over_sockets(line: Line) -> None:
         left = [source for source in sources if source.digest not in found]
@@ -329,7 +328,7 @@ def _fetch(relay: Relay, sources: Sequence[_Source], place_for: PlaceFor | None 
         begin_next()
         for source in left:
             count, nbytes = source.opened(line.read_value())
-            with _Arriving(source, nbytes, chosen) as array:
+            with _Arriving(source, nbytes, place_for) as array:
                 for i in range(1, count + 1):
                     if i < count:
                         line.send(*command("GET", source.chunk(i)))
@@ -343,7 +342,7 @@ def _fetch(relay: Relay, sources: Sequence[_Source], place_for: PlaceFor | None 
             try:
                 done = directly(relay.redis, over_sockets)
             except NoRoom:
-                chosen = None
+                place_for = None
                 done = directly(relay.redis, over_sockets)
             if not done:
                 for source in sources:

@@ -17,7 +17,7 @@ Reproducible Summation", IEEE Transactions on Computers 64 (2015); the long inte
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -124,11 +124,9 @@ class ExactSum:
         result = np.zeros(self.size, dtype=dtype)
         if not self._limbs:
             return result
-        fast = _OneLimb.of(self._limbs, self._exponent) if divisor > 0 else None
         for start in range(0, self.size, BLOCK):
             stop = min(start + BLOCK, self.size)
-            quotient = fast.rounded(start, stop, divisor) if fast is not None else None
-            result[start:stop] = self._rounded(start, stop, divisor) if quotient is None else quotient
+            result[start:stop] = self._rounded(start, stop, divisor)
         return result
 
     def limbs(self) -> Iterator[tuple[int, int, NDArray[np.int64] | None, NDArray[np.int64]]]:
@@ -180,8 +178,8 @@ class ExactSum:
                 value = carry if value is None else value + carry
                 carry = None
             if value is not None:
-                high = _carry_of(value)
-                if high.any():
+                if value.min() < -_HALF or value.max() >= _HALF:  # mostly not, and then nothing is to be carried
+                    high = _carry_of(value)
                     value, carry = value - (high << LIMB_BITS), high
                 if value.any():
                     digits[position] = value
@@ -307,33 +305,6 @@ class _Limb:
         self._pending.clear()
         self._waiting = 0
         return self.dense
-
-
-class _OneLimb:
-    """The quotient where there is a single limb and its values are digits already: as in most averages of a model."""
-
-    def __init__(self, values: NDArray[np.int64], exponent: int) -> None:
-        self._values = values
-        self._unit = math.ldexp(1.0, exponent)
-        self._quotient = np.empty(min(values.size, BLOCK), dtype=np.float64)
-
-    @classmethod
-    def of(cls, limbs: Mapping[int, _Limb], exponent: Callable[[int], int]) -> _OneLimb | None:
-        """That of a sum, where it has one."""
-        if len(limbs) != 1:
-            return None
-        [(position, limb)] = limbs.items()
-        if limb.dense is None or not -1000 < exponent(position) <= 1000 - LIMB_BITS:
-            return None
-        return cls(limb.dense, exponent(position))
-
-    def rounded(self, start: int, stop: int, divisor: float) -> NDArray[np.float64] | None:
-        """As `ExactSum` has it; None where a value is no digit. To be used before the next block."""
-        values, quotient = self._values[start:stop], self._quotient[: stop - start]
-        if values.min() < -_HALF or values.max() >= _HALF:
-            return None
-        np.multiply(values, self._unit, out=quotient)
-        return np.divide(quotient, divisor, out=quotient)
 
 
 class _Cut:
