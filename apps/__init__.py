@@ -6,13 +6,14 @@
 Names and behaviour are those of `flwr.app`, `flwr.clientapp` and `flwr.serverapp` wherever Flower has the thing too;
 node ids are the nodes' names.
 
-Importing this package imports nothing; names load what they need. :func:`load` loads all of them.
+Importing this package imports nothing; names load what they need (:mod:`fedq.apps.lazy`).
 """
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from fedq.apps.lazy import exports
 
 if TYPE_CHECKING:
     from fedq.apps.array import Array
@@ -100,47 +101,49 @@ __all__ = [
     "WireError",
 ]
 
-_HOMES = {
-    "Array": "array",
-    "ArrayRecord": "arrayrecord",
-    "ClientApp": "client_app",
-    "ConfigRecord": "configrecord",
-    "ConfigRecordValues": "typing",
-    "ConfigScalar": "typing",
-    "ConfigScalarList": "typing",
-    "Context": "context",
-    "DEFAULT_TTL": "metadata",
-    "Error": "error",
-    "ErrorCode": "error",
-    "Grid": "grid",
-    "Message": "message",
-    "MessageType": "message_type",
-    "Metadata": "metadata",
-    "MetricRecord": "metricrecord",
-    "MetricRecordValues": "typing",
-    "MetricScalar": "typing",
-    "MetricScalarList": "typing",
-    "NDArray": "typing",
-    "RecordDict": "recorddict",
-    "Replies": "replies",
-    "ServerApp": "server_app",
-    "UserConfig": "user_config",
-    "UserConfigValue": "user_config",
-}
-
-
-def __getattr__(name: str) -> Any:
-    if name not in __all__:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = globals()[name] = getattr(import_module(f"{__name__}.{_HOMES.get(name, 'errors')}"), name)
-    return value
-
-
-def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
-
-
-def load() -> None:
-    """Load every name: where processes are forked that would otherwise load them, each for itself."""
-    for name in __all__:
-        __getattr__(name)
+__getattr__, __dir__ = exports(
+    __name__,
+    {
+        ".array": ["Array"],
+        ".arrayrecord": ["ArrayRecord"],
+        ".client_app": ["ClientApp"],
+        ".configrecord": ["ConfigRecord"],
+        ".context": ["Context"],
+        ".error": ["Error", "ErrorCode"],
+        ".errors": [
+            "AppError",
+            "AppIncomplete",
+            "CheckpointUnavailable",
+            "ConfigError",
+            "FedqError",
+            "InconsistentReply",
+            "InvalidReply",
+            "MessageInitializationError",
+            "ReplyRefused",
+            "StrategyError",
+            "TooFewNodes",
+            "UnencodableValue",
+            "UnknownAction",
+            "UnsupportedDtype",
+            "WireError",
+        ],
+        ".grid": ["Grid"],
+        ".message": ["Message"],
+        ".message_type": ["MessageType"],
+        ".metadata": ["DEFAULT_TTL", "Metadata"],
+        ".metricrecord": ["MetricRecord"],
+        ".recorddict": ["RecordDict"],
+        ".replies": ["Replies"],
+        ".server_app": ["ServerApp"],
+        ".typing": [
+            "ConfigRecordValues",
+            "ConfigScalar",
+            "ConfigScalarList",
+            "MetricRecordValues",
+            "MetricScalar",
+            "MetricScalarList",
+            "NDArray",
+        ],
+        ".user_config": ["UserConfig", "UserConfigValue"],
+    },
+)

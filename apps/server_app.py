@@ -10,7 +10,6 @@ from fedq.apps.context import Context
 from fedq.apps.errors import AppIncomplete
 from fedq.apps.grid import Grid
 from fedq.apps.lifespan import Lifespan, LifespanFunction, make_lifespan, no_lifespan
-from fedq.apps.strategy.result import Result
 
 log = logging.getLogger(__name__)
 
@@ -54,6 +53,8 @@ class ServerApp:
                 "the ServerApp has no main function; decorate one with @app.main(): def main(grid, context)",
                 run_id=context.run_id,
             )
+        from fedq.apps.strategy.result import Result  # which nodes can do without
+
         with self._lifespan(context):
             result = self._main(grid, context)
         if isinstance(result, Result):

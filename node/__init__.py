@@ -6,7 +6,9 @@ NumPy is loaded.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from fedq.apps.lazy import exports
 
 if TYPE_CHECKING:
     from fedq.node.service import run_supernode, run_worker
@@ -16,18 +18,12 @@ if TYPE_CHECKING:
 
 __all__ = ["NodeSettings", "TrustPolicy", "limit_threads", "run_supernode", "run_worker"]
 
-_HOMES = {
-    "NodeSettings": "fedq.node.settings",
-    "TrustPolicy": "fedq.node.trust",
-    "limit_threads": "fedq.relay.threads",
-    "run_supernode": "fedq.node.service",
-    "run_worker": "fedq.node.service",
-}
-
-
-def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from importlib import import_module
-
-    return getattr(import_module(_HOMES[name]), name)
+__getattr__, __dir__ = exports(
+    __name__,
+    {
+        ".service": ["run_supernode", "run_worker"],
+        ".settings": ["NodeSettings"],
+        ".trust": ["TrustPolicy"],
+        "fedq.relay.threads": ["limit_threads"],
+    },
+)

@@ -9,6 +9,7 @@ from typing import Any
 
 from fedq.apps.error import Error, ErrorCode
 from fedq.apps.errors import FedqError
+from fedq.apps.lazy import load
 from fedq.apps.wire import encode_error
 from fedq.node.bundle import AppCache
 from fedq.node.cache import ArrayCache, ObjectCache
@@ -46,7 +47,6 @@ class ClientAppWork(Work):
         self._steps: Relay | None = None
         # Made here and connected in whatever process uses it, so that a forked one has less to do.
         self._unused: Relay | None = self._connect("app", retries=3)
-        rehearse()
 
     @property
     def relay(self) -> Relay:
@@ -114,6 +114,11 @@ class ClientAppWork(Work):
         """What the app logs and prints goes to its run's log, unless the operator keeps it."""
         assert isinstance(assignment, ClientAppAssignment)
         return assignment.capture() if self.settings.ship_logs else contextlib.nullcontext()
+
+    def preload(self) -> None:
+        """What apps may import, and what every message needs."""
+        load("fedq.apps", "fedq.apps.mod", "fedq.apps.strategy")
+        rehearse()
 
     def forked(self) -> None:
         """Connections belong to the process that made them."""

@@ -9,8 +9,9 @@ Importing this package imports nothing heavy; names load what they need.
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from fedq.apps.lazy import exports
 
 if TYPE_CHECKING:
     from fedq.relay.bundles import BundleError, LoadError
@@ -73,25 +74,35 @@ __all__ = [
     "SuperLink",
 ]
 
-_HOMES = {
-    "AppNotFound": "project",
-    "BundleError": "bundles",
-    "Event": "events",
-    "LoadError": "bundles",
-    "NodeState": "nodes",
-    "ProjectError": "project",
-    "Run": "superlink",
-    "RunInfo": "runs",
-    "RunResult": "superlink",
-    "SuperLink": "superlink",
-}
-
-
-def __getattr__(name: str) -> Any:
-    if name not in __all__:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"{__name__}.{_HOMES.get(name, 'errors')}"), name)
-
-
-def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+__getattr__, __dir__ = exports(
+    __name__,
+    {
+        ".bundles": ["BundleError", "LoadError"],
+        ".errors": [
+            "Fenced",
+            "JournalMismatch",
+            "NodeTaken",
+            "NodeUnknown",
+            "ObjectCorrupt",
+            "ObjectMissing",
+            "RelayAuthError",
+            "RelayCorrupt",
+            "RelayError",
+            "RelayFull",
+            "RelayMisconfigured",
+            "RelayReadOnly",
+            "RelayUnavailable",
+            "RevisionLost",
+            "RunFailed",
+            "RunNotFound",
+            "RunOver",
+            "RunStopped",
+            "RunTimeout",
+        ],
+        ".events": ["Event"],
+        ".nodes": ["NodeState"],
+        ".project": ["AppNotFound", "ProjectError"],
+        ".runs": ["RunInfo"],
+        ".superlink": ["Run", "RunResult", "SuperLink"],
+    },
+)

@@ -37,7 +37,6 @@ from typing import Any, TypeVar
 
 import cloudpickle
 
-import fedq.apps
 from fedq.apps.client_app import ClientApp
 from fedq.apps.digest import digest_of
 from fedq.apps.errors import AppError
@@ -45,8 +44,6 @@ from fedq.apps.server_app import ServerApp
 from fedq.relay.errors import RelayError
 from fedq.relay.objects import Buffer
 from fedq.relay.project import Project, check_app, load_reference
-
-fedq.apps.load()  # what an app imports of it is there before a process is forked to run the app
 
 App = TypeVar("App", ServerApp, ClientApp)
 

@@ -31,7 +31,7 @@ from typing import Any
 
 from fedq.apps.client_app import ClientApp
 from fedq.apps.errors import AppError, AppIncomplete, ConfigError
-from fedq.apps.flower import is_flower, wrap_client_app, wrap_server_app
+from fedq.apps.flower import is_flower
 from fedq.apps.server_app import ServerApp
 from fedq.apps.user_config import UserConfig, check_user_config
 
@@ -201,6 +201,8 @@ def check_app(found: object, kind: type[ServerApp] | type[ClientApp], what: str)
 
 
 def _of_flower(found: object, kind: type[ServerApp] | type[ClientApp], what: str) -> object:
+    from fedq.apps.flower import wrap_client_app, wrap_server_app
+
     try:
         return wrap_server_app(found) if kind is ServerApp else wrap_client_app(found)
     except TypeError:

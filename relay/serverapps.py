@@ -13,6 +13,7 @@ from types import TracebackType
 from typing import Any
 
 from fedq.apps.errors import FedqError
+from fedq.apps.lazy import load
 from fedq.apps.server_app import ServerApp
 from fedq.apps.strategy.result import Result
 from fedq.relay import bundles, events, objects, runs
@@ -98,6 +99,10 @@ class ServerAppWork(Work):
     def rebuild(self, description: Mapping[str, Any]) -> ServerAppAssignment:
         """The same assignment, with its token, in another process."""
         return ServerAppAssignment(self, description["run"], description["attempt"], description["token"])
+
+    def preload(self) -> None:
+        """What apps may import."""
+        load("fedq.apps", "fedq.apps.strategy")
 
     def forked(self) -> None:
         """Connections belong to the process that made them."""

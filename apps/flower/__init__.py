@@ -9,10 +9,17 @@ Both take what ``flwr.clientapp.ClientApp`` and ``flwr.serverapp.ServerApp`` (or
 apps that every runtime of fedq runs. ``flwr`` is imported when an app is wrapped or loaded, never by this package.
 """
 
-from fedq.apps.flower.client_app import FlowerClientApp, wrap_client_app
-from fedq.apps.flower.installed import SUPPORTED, is_flower
-from fedq.apps.flower.node_ids import NodeIds, node_number
-from fedq.apps.flower.server_app import FlowerServerApp, wrap_server_app
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from fedq.apps.lazy import exports
+
+if TYPE_CHECKING:
+    from fedq.apps.flower.client_app import FlowerClientApp, wrap_client_app
+    from fedq.apps.flower.installed import SUPPORTED, is_flower
+    from fedq.apps.flower.node_ids import NodeIds, node_number
+    from fedq.apps.flower.server_app import FlowerServerApp, wrap_server_app
 
 __all__ = [
     "SUPPORTED",
@@ -24,3 +31,13 @@ __all__ = [
     "wrap_client_app",
     "wrap_server_app",
 ]
+
+__getattr__, __dir__ = exports(
+    __name__,
+    {
+        ".client_app": ["FlowerClientApp", "wrap_client_app"],
+        ".installed": ["SUPPORTED", "is_flower"],
+        ".node_ids": ["NodeIds", "node_number"],
+        ".server_app": ["FlowerServerApp", "wrap_server_app"],
+    },
+)

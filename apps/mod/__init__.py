@@ -5,18 +5,25 @@ A mod is called as ``mod(message, context, call_next)`` and returns the reply, u
 outermost.
 """
 
-from fedq.apps.mod.clipping import ClippingMod, LocalDpMod, adaptiveclipping_mod, fixedclipping_mod
-from fedq.apps.mod.compose import ClientAppCallable, Mod, make_ffn
-from fedq.apps.mod.compression import CompressionMod
-from fedq.apps.mod.limits import (
-    AllowKeysMod,
-    DenyKeysMod,
-    SizeLimitMod,
-    train_arrays_only_mod,
-    withhold_error_text_mod,
-)
-from fedq.apps.mod.secaggplus import secaggplus_mod
-from fedq.apps.mod.sizes import arrays_size_mod, message_size_mod, parameters_size_mod
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from fedq.apps.lazy import exports
+
+if TYPE_CHECKING:
+    from fedq.apps.mod.clipping import ClippingMod, LocalDpMod, adaptiveclipping_mod, fixedclipping_mod
+    from fedq.apps.mod.compose import ClientAppCallable, Mod, make_ffn
+    from fedq.apps.mod.compression import CompressionMod
+    from fedq.apps.mod.limits import (
+        AllowKeysMod,
+        DenyKeysMod,
+        SizeLimitMod,
+        train_arrays_only_mod,
+        withhold_error_text_mod,
+    )
+    from fedq.apps.mod.secaggplus import secaggplus_mod
+    from fedq.apps.mod.sizes import arrays_size_mod, message_size_mod, parameters_size_mod
 
 __all__ = [
     "AllowKeysMod",
@@ -37,3 +44,15 @@ __all__ = [
     "train_arrays_only_mod",
     "withhold_error_text_mod",
 ]
+
+__getattr__, __dir__ = exports(
+    __name__,
+    {
+        ".clipping": ["ClippingMod", "LocalDpMod", "adaptiveclipping_mod", "fixedclipping_mod"],
+        ".compose": ["ClientAppCallable", "Mod", "make_ffn"],
+        ".compression": ["CompressionMod"],
+        ".limits": ["AllowKeysMod", "DenyKeysMod", "SizeLimitMod", "train_arrays_only_mod", "withhold_error_text_mod"],
+        ".secaggplus": ["secaggplus_mod"],
+        ".sizes": ["arrays_size_mod", "message_size_mod", "parameters_size_mod"],
+    },
+)

@@ -144,8 +144,12 @@ class ForkExecutor(Executor):
     def _ready(self) -> Stable:
         self.tick()
         if self._stable is None:
-            self._stable = Stable(self.worker.forked, self._work)
+            self._stable = Stable(self._prepare, self._work)
         return self._stable
+
+    def _prepare(self) -> None:
+        self.worker.forked()
+        self.worker.source.preload()
 
     def _work(self, channel: Channel) -> bool:
         source = self.worker.source

@@ -25,6 +25,7 @@ from collections.abc import Callable
 
 from fedq.relay.jobs.execution import be
 from fedq.relay.jobs.frames import Channel, pair
+from fedq.relay.jobs.pages import collapse
 from fedq.relay.jobs.processes import Child, adopt_orphans, fork, kill_orphans, poll
 
 __all__ = ["Horse", "Stable"]
@@ -94,18 +95,19 @@ class Stable:
     """The worker's hold on its stable.
 
     Args:
-        forget: called in the stable: lets go of what belongs to the worker.
+        prepare: called in the stable before it forks anything: lets go of what belongs to the worker, and loads what
+            the horses need.
         work: what a horse does, with its end of the channel.
     """
 
-    def __init__(self, forget: Callable[[], None], work: Callable[[Channel], object]) -> None:
+    def __init__(self, prepare: Callable[[], None], work: Callable[[Channel], object]) -> None:
         ours, theirs = socket.socketpair()
         child = fork()
         if child is None:
 
             def body() -> None:
                 ours.close()
-                forget()
+                prepare()
                 _keep(theirs, work)
 
             be(body)
@@ -182,6 +184,7 @@ def _keep(control: socket.socket, work: Callable[[Channel], object]) -> None:
     # It makes no garbage, and what it collected would be copied.
     gc.disable()
     gc.freeze()
+    collapse()
     horse: Child | None = None
     while True:
         fds = [control.fileno()]

@@ -211,6 +211,10 @@ class Work(Protocol):
         """Surrounds ``execute`` where it runs: redirect output and logging here."""
         return contextlib.nullcontext()
 
+    def preload(self) -> None:
+        """Load and do what each process forked for an assignment would otherwise load and do for itself. Called once in
+        the process that they are forked from, which a worker without anything to do does not have."""
+
     def forked(self) -> None:
         """Called first in every process forked from the worker: drop inherited connections here."""
 

@@ -24,6 +24,14 @@ def test_horses_are_forked_from_one_process_which_is_not_the_worker(start: Start
     assert psutil.Process(stable).ppid() == federation.process.pid
 
 
+def test_what_horses_need_is_loaded_once_before_they_are_forked(start: Start) -> None:
+    federation = start()
+    for _ in range(2):
+        federation.wait_status(federation.put("nothing"), "finished")
+    first, second = federation.executed()
+    assert first["preloaded"] == second["preloaded"] == [first["parent"]]
+
+
 def test_between_jobs_only_the_stable_is_there_and_it_ends_with_its_worker(start: Start) -> None:
     federation = start()
     federation.wait_status(federation.put("nothing"), "finished")

@@ -2,7 +2,7 @@
 
 What an assignment does stands in the job's arguments; what happens is written down in Redis lists of the toy's own:
 
-    toy:executed   one line for each execution: name, pid, parent's pid, group
+    toy:executed   one line for each execution: name, pid, parent's pid, group, and where things were preloaded for it
     toy:done       names of executions that came to their end
     toy:died       "name kind detail" for each death that the worker reported
     toy:released   names of what was released
@@ -42,6 +42,9 @@ from fedq.relay.jobs import (
     app_started,
 )
 
+PRELOADED: list[int] = []
+"""The processes in which this one, or one that it descends from, was prepared for what is forked there."""
+
 
 class Toy(Assignment):
     """One assignment."""
@@ -61,7 +64,13 @@ class Toy(Assignment):
 
     def execute(self) -> Outcome:
         client = self.client
-        line = {"name": self.name, "pid": os.getpid(), "parent": os.getppid(), "group": self.group}
+        line = {
+            "name": self.name,
+            "pid": os.getpid(),
+            "parent": os.getppid(),
+            "group": self.group,
+            "preloaded": PRELOADED,
+        }
         client.rpush("toy:executed", json.dumps(line))
         app_started()
         match self.args["do"]:
@@ -140,6 +149,9 @@ class ToyWork(Work):
 
     def alive(self, group: str) -> bool:
         return not self.client.sismember("toy:over", group)
+
+    def preload(self) -> None:
+        PRELOADED.append(os.getpid())
 
     def forked(self) -> None:
         self.client = redis.Redis.from_url(self.url)

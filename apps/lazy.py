@@ -1,0 +1,48 @@
+"""Packages that import nothing before a name is asked for.
+
+A service that forks pays for each module it has loaded: with memory while it is idle, and again in each process it
+forks. So a package's ``__init__`` says where its names are, and each is loaded by whoever asks first::
+
+    if TYPE_CHECKING:
+        from fedq.apps.strategy.fedavg import FedAvg
+
+    __all__ = ["FedAvg"]
+    __getattr__, __dir__ = exports(__name__, {".fedavg": ["FedAvg"]})
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterable, Mapping
+from importlib import import_module
+from typing import Any
+
+
+def load(*packages: str) -> None:
+    """Load every name of such packages: for processes that will be forked, and would load them, each for itself."""
+    for package in packages:
+        module = import_module(package)
+        for name in module.__all__:
+            getattr(module, name)
+
+
+def exports(package: str, homes: Mapping[str, Iterable[str]]) -> tuple[Callable[[str], Any], Callable[[], list[str]]]:
+    """The ``__getattr__`` and the ``__dir__`` of a package whose names are in other modules.
+
+    Args:
+        package: its name.
+        homes: module -> names; modules as in `importlib.import_module`, with a dot in front if they are the package's.
+    """
+    found = {name: home for home, names in homes.items() for name in names}
+    namespace = vars(sys.modules[package])
+
+    def get(name: str) -> Any:
+        if name not in found:
+            raise AttributeError(f"module {package!r} has no attribute {name!r}")
+        value = namespace[name] = getattr(import_module(found[name], package), name)
+        return value
+
+    def names() -> list[str]:
+        return sorted({*namespace, *found})
+
+    return get, names
