@@ -140,11 +140,9 @@ class ObjectCache(ArrayCache):
             return None
         path = self._path(digest)
         try:
-            try:
-                file = os.open(path.parent, os.O_RDWR | os.O_TMPFILE, 0o666)
-            except FileNotFoundError:
-                path.parent.mkdir(parents=True, exist_ok=True)
-                file = os.open(path.parent, os.O_RDWR | os.O_TMPFILE, 0o666)
+            shelf = os.path.dirname(path)
+            os.makedirs(shelf, exist_ok=True)
+            file = os.open(shelf, os.O_RDWR | os.O_TMPFILE, 0o666)
             try:
                 # A full disk refuses it here. Where a file system promises room that it does not have, the kernel
                 # refuses to receive into it (fedq.relay.bulk.NoRoom).
@@ -164,11 +162,12 @@ class ObjectCache(ArrayCache):
             if not _DIGEST.match(digest) or view.nbytes == 0 or view.nbytes > self.limit:
                 continue
             path = self._path(digest)
-            if path.exists():
+            if os.path.exists(path):
                 continue
-            part = path.with_name(f".{secrets.token_hex(8)}.part")
+            shelf = os.path.dirname(path)
+            part = os.path.join(shelf, f".{secrets.token_hex(8)}.part")
             try:
-                path.parent.mkdir(parents=True, exist_ok=True)
+                os.makedirs(shelf, exist_ok=True)
                 with open(part, "xb") as file:
                     file.write(view)
                 os.replace(part, path)
@@ -215,20 +214,20 @@ class ObjectCache(ArrayCache):
                 total -= size
         return min(self.limit - total, self.limit // SHARE)
 
-    def _files(self) -> Iterable[tuple[float, int, Path]]:
+    def _files(self) -> Iterable[tuple[float, int, str]]:
         for shelf in self.folder.iterdir():
             if shelf.is_dir():
                 for entry in os.scandir(shelf):
                     with contextlib.suppress(OSError):
                         status = entry.stat()
-                        yield status.st_mtime, status.st_size, Path(entry.path)
+                        yield status.st_mtime, status.st_size, entry.path
 
-    def _path(self, digest: str) -> Path:
-        return self.folder / digest[:2] / digest
+    def _path(self, digest: str) -> str:
+        return os.path.join(self.folder, digest[:2], digest)
 
-    def _drop(self, path: Path) -> None:
+    def _drop(self, path: str) -> None:
         with contextlib.suppress(OSError):
-            path.unlink()
+            os.unlink(path)
 
     def _complain(self, error: Exception) -> None:
         if not self._complained:
@@ -239,7 +238,7 @@ class ObjectCache(ArrayCache):
 class _Nameless:
     """The memory of a file without a name, and the name that it is to get."""
 
-    def __init__(self, cache: ObjectCache, path: Path, file: int, nbytes: int) -> None:
+    def __init__(self, cache: ObjectCache, path: str, file: int, nbytes: int) -> None:
         self._cache = cache
         self._path = path
         self._file = file

@@ -118,7 +118,7 @@ class ClientAppWork(Work):
     def preload(self) -> None:
         """What apps may import, and what every message needs."""
         load("fedq.apps", "fedq.apps.mod", "fedq.apps.strategy")
-        rehearse()
+        rehearse(self.settings, ClientAppWork)
 
     def forked(self) -> None:
         """Connections belong to the process that made them."""

@@ -36,6 +36,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any, TypeVar
 
 import cloudpickle
+import msgspec
 
 from fedq.apps.client_app import ClientApp
 from fedq.apps.digest import digest_of
@@ -249,7 +250,7 @@ def _load_object(data: Buffer) -> Any:
     raw = bytes(data)
     if raw.startswith(_MAGIC):
         line, _, raw = raw[len(_MAGIC) :].partition(b"\n")
-        packed = str(json.loads(line).get("python"))
+        packed = str(msgspec.json.decode(line).get("python"))
         if packed != _python():
             raise LoadError(
                 f"the app was packed by Python {packed}, and this is Python {_python()}: functions travel between "

@@ -59,13 +59,13 @@ class LogShipper:
         self._clock = clock
         self._lines: deque[dict[str, Any]] = deque()
         self._lock = threading.Lock()
-        self._wake = threading.Event()
-        self._sent = threading.Condition()
+        self._wake: threading.Event
+        self._sent: threading.Condition
         self._asked = self._answered = 0
         self._closing = False
         self._over = False
         self._told = 0
-        self._thread: threading.Thread | None = None
+        self._thread: threading.Thread | None = None  # there from the first line on, with what it is woken by
 
     def add(self, text: str, *, level: str = "INFO", origin: str = "stdout") -> None:
         """One line. ``origin`` is ``stdout``, ``stderr`` or a logger's name."""
@@ -78,6 +78,7 @@ class LogShipper:
                 return
             self._lines.append(line)
             if self._thread is None:
+                self._wake, self._sent = threading.Event(), threading.Condition()
                 self._thread = threading.Thread(target=self._run, name="log-shipper", daemon=True)
                 self._thread.start()
             if len(self._lines) >= BATCH:
@@ -96,8 +97,8 @@ class LogShipper:
     def close(self) -> None:
         """Send what is left, for at most ``patience`` seconds."""
         self._closing = True
-        self._wake.set()
         if self._thread is not None:
+            self._wake.set()
             self._thread.join(self._patience)
             with self._lock:
                 self.dropped += len(self._lines)

@@ -9,6 +9,8 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any
 
+import msgspec
+
 from fedq.relay.connection import Relay
 from fedq.relay.contexts import ContextVersion, parse_version
 from fedq.relay.errors import RunNotFound
@@ -389,7 +391,7 @@ def parse_app_info(run: int, raw: Sequence[bytes | None]) -> AppInfo:
         size=int(size or 0),
         kind=text(kind),
         signature=text(signature),
-        selector=json.loads(selector or b"{}"),
+        selector=msgspec.json.decode(selector or b"{}"),
         time_limit=float(time_limit or 0),
         max_deliveries=int(max_deliveries or 0),
     )

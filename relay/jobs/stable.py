@@ -211,18 +211,18 @@ def _keep(control: socket.socket, work: Callable[[Channel], object]) -> None:
 
 
 def _start(control: socket.socket, end: int, work: Callable[[Channel], object]) -> Child | None:
+    channel = Channel(socket.socket(fileno=end))
     try:
         horse = fork(plain=True)
     except OSError as error:
-        os.close(end)
+        channel.close()
         _say(control, _FAILED, error.errno or 0)
         return None
     if horse is None:
         control.close()
         gc.enable()
-        channel = Channel(socket.socket(fileno=end))
         be(lambda: work(channel), channel)
-    os.close(end)
+    channel.close()
     return horse
 
 
