@@ -121,11 +121,12 @@ def _cause(child: Child | Horse) -> Cause:
 
 
 class ForkExecutor(Executor):
-    """A fresh process for each assignment, forked from the worker's stable, which is there from the first one on: a
-    worker that has nothing to do keeps no memory for it."""
+    """A fresh process for each assignment, forked from the worker's stable, which is there from the first one on until
+    a while after the last: a worker that has nothing to do keeps no memory for it."""
 
     _stable: Stable | None = None
     _horse: Horse | None = None
+    _leave: float = 0.0
 
     def run(self, assignment: Assignment, begun: Callable[[], None], watch: Watch) -> Ended:
         """Have a horse forked, tell it what to do, and watch over it."""
@@ -139,10 +140,10 @@ class ForkExecutor(Executor):
         finally:
             channel.close()
             # Before anybody speaks for it: what a stable that has died left behind ends here.
-            self.tick()
+            self._look()
 
     def _ready(self) -> Stable:
-        self.tick()
+        self._look()
         if self._stable is None:
             self._stable = Stable(self._prepare, self._work)
         return self._stable
@@ -164,19 +165,29 @@ class ForkExecutor(Executor):
         if horse is not None and not horse.wait(2.0):  # threads or handlers of the app keep it
             horse.kill()
             horse.wait(10.0)
-        self.tick()
+        self._look()
+        self._leave = time.monotonic() + self.worker.timing.keep
 
     def fds(self) -> Iterable[int]:
         """What tells that the stable has died."""
         return [] if self._stable is None else [self._stable.fileno()]
 
+    def interval(self) -> float | None:
+        """Until a stable is of no use any more."""
+        return None if self._stable is None else max(0.0, self._leave - time.monotonic())
+
     def tick(self) -> None:
-        """Let go of a stable that has died."""
+        """Let go of a stable that has died, or that has had nothing to do for a while."""
+        self._look()
+        if self._stable is not None and time.monotonic() >= self._leave:
+            self._drop()
+
+    def _look(self) -> None:
         if self._stable is not None and not self._stable.alive:
             self._drop()
 
     def _drop(self) -> None:
-        """Let go of a stable that has died, and end what it had to."""
+        """Let go of the stable, and end what one that has died had to."""
         if self._stable is not None:
             self._stable.close()
             self._stable = None

@@ -28,6 +28,8 @@ class Timing:
     """That a process may take to end after it has committed."""
     alive: float = 1.0
     """Between questions whether a kept process is still of use."""
+    keep: float = 60.0
+    """After the last job, until a worker lets go of the process from which it has its horses."""
 
 
 class Kill(StrEnum):

@@ -41,6 +41,16 @@ def test_between_jobs_only_the_stable_is_there_and_it_ends_with_its_worker(start
     assert gone(stable.pid)
 
 
+def test_a_worker_without_a_job_lets_go_of_its_stable_after_a_while_and_has_another_for_the_next(start: Start) -> None:
+    federation = start(timing={"keep": 0.5})
+    federation.wait_status(federation.put("nothing"), "finished")
+    first = federation.executed()[0]["parent"]
+    wait_until(lambda: gone(first), "the stable has ended")
+    assert psutil.Process(federation.process.pid).children() == []
+    federation.wait_status(federation.put("nothing"), "finished")
+    assert federation.executed()[1]["parent"] != first
+
+
 def test_a_stable_that_dies_takes_its_horse_along_and_another_takes_its_place(start: Start) -> None:
     federation = start()
     job = federation.put("loop", "x")
