@@ -145,12 +145,8 @@ class ForkExecutor(Executor):
     def _ready(self) -> Stable:
         self._look()
         if self._stable is None:
-            self._stable = Stable(self._prepare, self._work)
+            self._stable = Stable(self.worker.forked, self.worker.source.preload, self._work)
         return self._stable
-
-    def _prepare(self) -> None:
-        self.worker.forked()
-        self.worker.source.preload()
 
     def _work(self, channel: Channel) -> bool:
         source = self.worker.source

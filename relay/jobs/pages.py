@@ -16,6 +16,9 @@ __all__ = ["collapse"]
 
 log = logging.getLogger(__name__)
 
+MOST = 32
+"""Large pages that a process is brought into: each takes up to some milliseconds."""
+
 LARGE = 2 * 1024 * 1024
 """Bytes of a large page, where it is not of another size: then nothing is collapsed."""
 
@@ -42,6 +45,6 @@ def collapse() -> int:
         for mapping in mappings:
             start, end = (int(mapping[group], 16) for group in (1, 2))
             for at in range(-(-start // LARGE) * LARGE, end // LARGE * LARGE, LARGE):
-                done += advise(at, LARGE, _MADV_COLLAPSE) == 0
+                done += done < MOST and advise(at, LARGE, _MADV_COLLAPSE) == 0
         log.debug("%d MiB of this process are in large pages", done * LARGE >> 20)
     return done

@@ -3,7 +3,7 @@
 A worker that forked them itself would pay for each fork twice: the kernel copies again every page that the worker
 writes to afterwards, a thousand of them for the records of one job. The stable is forked from the worker once, for its
 first job; it does nothing between forks, and so has next to nothing copied. What a horse must have undone, such as
-signal handlers, is undone in it once.
+signal handlers, is undone in it once; what horses need is loaded in it once, while the first of them is at work.
 
 It is the parent of its horses: it dies with the worker, they die with it, and it ends what they leave running. ::
 
@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import contextlib
 import gc
+import logging
 import os
 import socket
 import struct
@@ -29,6 +30,8 @@ from fedq.relay.jobs.pages import collapse
 from fedq.relay.jobs.processes import Child, adopt_orphans, fork, kill_orphans, poll
 
 __all__ = ["Horse", "Stable"]
+
+log = logging.getLogger("fedq.worker")
 
 _RECORD = struct.Struct("!ci")
 _START, _KILL, _ENDED, _FAILED = b"s", b"k", b"e", b"f"
@@ -95,20 +98,22 @@ class Stable:
     """The worker's hold on its stable.
 
     Args:
-        prepare: called in the stable before it forks anything: lets go of what belongs to the worker, and loads what
-            the horses need.
+        forget: called in the stable: lets go of what belongs to the worker.
+        prepare: called in the stable when its first horse is under way: loads what the next ones need.
         work: what a horse does, with its end of the channel.
     """
 
-    def __init__(self, prepare: Callable[[], None], work: Callable[[Channel], object]) -> None:
+    def __init__(
+        self, forget: Callable[[], None], prepare: Callable[[], None], work: Callable[[Channel], object]
+    ) -> None:
         ours, theirs = socket.socketpair()
         child = fork()
         if child is None:
 
             def body() -> None:
                 ours.close()
-                prepare()
-                _keep(theirs, work)
+                forget()
+                _keep(theirs, prepare, work)
 
             be(body)
         theirs.close()
@@ -178,14 +183,14 @@ class Stable:
             self.kill()
 
 
-def _keep(control: socket.socket, work: Callable[[Channel], object]) -> None:
+def _keep(control: socket.socket, prepare: Callable[[], None], work: Callable[[Channel], object]) -> None:
     """Be the stable until the worker closes its end."""
     adopt_orphans()
     # It makes no garbage, and what it collected would be copied.
     gc.disable()
     gc.freeze()
-    collapse()
     horse: Child | None = None
+    prepared = False
     while True:
         fds = [control.fileno()]
         if horse is not None and horse.pidfd is not None:
@@ -206,8 +211,20 @@ def _keep(control: socket.socket, work: Callable[[Channel], object]) -> None:
             return
         if record[:1] == _START:
             horse = _start(control, ends[0], work)
+            if not prepared:
+                prepared = True
+                _prepare(prepare)
         elif horse is not None:
             horse.kill()
+
+
+def _prepare(prepare: Callable[[], None]) -> None:
+    try:
+        prepare()
+    except Exception:
+        log.exception("each process for an app has to load by itself what it needs")
+    gc.freeze()
+    collapse()
 
 
 def _start(control: socket.socket, end: int, work: Callable[[Channel], object]) -> Child | None:

@@ -213,7 +213,7 @@ class Work(Protocol):
 
     def preload(self) -> None:
         """Load and do what each process forked for an assignment would otherwise load and do for itself. Called once in
-        the process that they are forked from, which a worker without anything to do does not have."""
+        the process that they are forked from, while the first is at work."""
 
     def forked(self) -> None:
         """Called first in every process forked from the worker: drop inherited connections here."""

@@ -24,12 +24,13 @@ def test_horses_are_forked_from_one_process_which_is_not_the_worker(start: Start
     assert psutil.Process(stable).ppid() == federation.process.pid
 
 
-def test_what_horses_need_is_loaded_once_before_they_are_forked(start: Start) -> None:
+def test_what_horses_need_is_loaded_once_where_they_are_forked_and_the_first_does_not_wait_for_it(start: Start) -> None:
     federation = start()
-    for _ in range(2):
+    for _ in range(3):
         federation.wait_status(federation.put("nothing"), "finished")
-    first, second = federation.executed()
-    assert first["preloaded"] == second["preloaded"] == [first["parent"]]
+    first, second, third = federation.executed()
+    assert first["preloaded"] == []
+    assert second["preloaded"] == third["preloaded"] == [first["parent"]]
 
 
 def test_between_jobs_only_the_stable_is_there_and_it_ends_with_its_worker(start: Start) -> None:
@@ -97,7 +98,7 @@ def test_the_horse_dies_with_a_worker_that_is_killed_while_the_stable_stands_sti
 
 
 def test_a_horse_that_cannot_be_forked_is_an_error_with_words() -> None:
-    stable = Stable(_let_no_more_be_forked, lambda channel: True)
+    stable = Stable(_let_no_more_be_forked, lambda: None, lambda channel: True)
     try:
         horse, channel = stable.start()
         assert poll([stable.fileno()], 10.0)
@@ -106,6 +107,21 @@ def test_a_horse_that_cannot_be_forked_is_an_error_with_words() -> None:
         channel.close()
         assert horse.ended()
         assert stable.alive
+    finally:
+        stable.close()
+
+
+def test_horses_are_forked_also_where_what_they_need_cannot_be_loaded() -> None:
+    def fail() -> None:
+        raise ImportError("broken")
+
+    stable = Stable(lambda: None, fail, lambda channel: channel.send("here"))
+    try:
+        for _ in range(2):
+            horse, channel = stable.start()
+            assert channel.receive_one() == "here"
+            assert horse.wait(10.0)
+            channel.close()
     finally:
         stable.close()
 
