@@ -33,6 +33,7 @@ from fedq.relay.errors import (
 from fedq.relay.grid import RedisGrid
 from fedq.relay.host import process_name
 from fedq.relay.jobs import Assignment, Cause, CauseKind, FedqJob, ForeignJob, Outcome, Verdict, Work, app_started
+from fedq.relay.jobs.heap import keep_freed
 from fedq.relay.logs import LogShipper, captured
 from fedq.relay.pauses import Pauses
 from fedq.relay.runs import RunClaim, RunInfo, Step
@@ -131,6 +132,7 @@ class ServerAppAssignment(Assignment):
 
     def execute(self) -> Outcome:
         """Claim the run, run its ServerApp, end the run."""
+        keep_freed()
         relay = self.work.relay
         claim = _insist(
             lambda: runs.claim_run(relay, self.run_id, self.token, lease=self.work.settings.lease, owner=process_name())

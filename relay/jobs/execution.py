@@ -16,6 +16,7 @@ from collections.abc import Callable
 from typing import Any, NoReturn
 
 from fedq.relay.jobs.frames import Channel
+from fedq.relay.jobs.heap import keep_freed
 from fedq.relay.jobs.work import Assignment, Stage, Work, bind_parent, bind_stage
 
 __all__ = ["be", "execute", "leave", "serve"]
@@ -71,6 +72,7 @@ def _stage(channel: Channel, stage: Stage) -> None:
 
 def serve(work: Work, channel: Channel) -> None:
     """Be a kept process: rebuild and execute one assignment after the other until the parent closes the channel."""
+    keep_freed()
     while (request := channel.receive_one()) is not None:
         try:
             assignment = work.rebuild(request)

@@ -22,6 +22,7 @@ from rq.utils import now, utcformat, utcparse
 
 from fedq.relay.jobs.execution import be
 from fedq.relay.jobs.frames import Channel, Wakeup, pair
+from fedq.relay.jobs.heap import keep_freed
 from fedq.relay.jobs.isolation import Executor, ForkExecutor
 from fedq.relay.jobs.job import FedqJob, fetch
 from fedq.relay.jobs.processes import Child, fork, poll
@@ -52,6 +53,7 @@ class InlineExecutor(Executor):
 
     def open(self) -> None:
         """Start the side process. What the app starts, as pools of its own, is left alone between messages."""
+        keep_freed()
         self._ensure_side()
 
     def _ensure_side(self) -> Channel:
