@@ -3,8 +3,9 @@
 On disk there is one file per array, named by its digest. Any number of processes may share the folder. Nothing here is
 the only copy of anything: a file that is missing, short or damaged is a miss.
 
-A large array from the server is received straight into the memory of its file. That takes less than half of the
-processor time of receiving it and writing it to a file afterwards.
+A large array from the server is written to its file part by part as it comes, while it is in the processor's cache, and
+used from there. That takes less than half of the processor time of receiving it into memory and writing a file
+afterwards, or of receiving it straight into the file's memory, which the kernel hands out page by page.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from weakref import WeakSet
 from fedq.apps.digest import digest_of
 
 if TYPE_CHECKING:
-    from fedq.relay.objects import Place
+    from fedq.relay.objects import Memory, Place
 
 logger = logging.getLogger(__name__)
 
@@ -45,7 +46,10 @@ MAPPED_AT_ONCE = 128
 
 _DIGEST = re.compile(r"[0-9a-f]{64}\Z")
 
-_NAMELESS = hasattr(os, "O_TMPFILE") and hasattr(os, "posix_fallocate")
+PART = 256 * 1024
+"""Bytes that are written to a file at a time."""
+
+_NAMELESS = hasattr(os, "O_TMPFILE")
 """Whether this system has files without a name, which may get one later."""
 
 _OUR_FAULT = (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EACCES, errno.EPERM)
@@ -90,6 +94,7 @@ class ObjectCache(ArrayCache):
         self._complained = False
         self._added = 0
         self._mapped: WeakSet[mmap.mmap] = WeakSet()
+        self._parts: list[memoryview] = []
 
     def get(self, digest: str, nbytes: int | None = None) -> memoryview | None:
         if self.limit <= 0 or not _DIGEST.match(digest):
@@ -140,17 +145,7 @@ class ObjectCache(ArrayCache):
             return None
         path = self._path(digest)
         try:
-            shelf = os.path.dirname(path)
-            os.makedirs(shelf, exist_ok=True)
-            file = os.open(shelf, os.O_RDWR | os.O_TMPFILE, 0o666)
-            try:
-                # A full disk refuses it here. Where a file system promises room that it does not have, the kernel
-                # refuses to receive into it (fedq.relay.bulk.NoRoom).
-                os.posix_fallocate(file, 0, nbytes)
-                return _Nameless(self, path, file, nbytes)
-            except BaseException:
-                os.close(file)
-                raise
+            return _Nameless(self, path, nbytes)
         except OSError as error:
             logger.debug("an array is received in memory instead of the cache in %s: %s", self.folder, error)
             return None
@@ -236,15 +231,61 @@ class ObjectCache(ArrayCache):
 
 
 class _Nameless:
-    """The memory of a file without a name, and the name that it is to get."""
+    """A file without a name, to which an array is written as it arrives, and the name that it is to get.
 
-    def __init__(self, cache: ObjectCache, path: str, file: int, nbytes: int) -> None:
+    Where it cannot be written, on a disk that is full, the array goes on in memory.
+    """
+
+    def __init__(self, cache: ObjectCache, path: str, nbytes: int) -> None:
         self._cache = cache
         self._path = path
-        self._file = file
-        self.memory = memoryview(mmap.mmap(file, nbytes))
+        self._nbytes = nbytes
+        self._memory: Memory | None = None
+        self._written = 0
+        self._waiting = 0  # bytes in the part that is to be written next
+        self._file = _without_a_name(os.path.dirname(path))
+        self._part = cache._parts.pop() if cache._parts else memoryview(bytearray(PART))
+
+    def room(self, left: int) -> memoryview:
+        if self._memory is not None:
+            return self._memory.room(left)
+        return self._part[self._waiting : self._waiting + left]
+
+    def filled(self, count: int) -> None:
+        if self._memory is not None:
+            self._memory.filled(count)
+            return
+        self._waiting += count
+        if self._waiting == PART or self._written + self._waiting == self._nbytes:
+            part, self._waiting = self._part[: self._waiting], 0
+            try:
+                while part:
+                    count = os.write(self._file, part)
+                    self._written += count
+                    part = part[count:]
+            except OSError as error:
+                self._go_on_in_memory(part, error)
+
+    def _go_on_in_memory(self, part: memoryview, error: OSError) -> Memory:
+        """With what is in the file already, and the part that could not be written."""
+        from fedq.relay.objects import Memory
+
+        logger.debug("%s goes on in memory: %s", self._path, error)
+        self._memory = Memory(self._nbytes)
+        os.lseek(self._file, 0, os.SEEK_SET)
+        while self._written:
+            count = os.readv(self._file, [self._memory.room(self._written)])
+            if not count:
+                raise error
+            self._memory.filled(count)
+            self._written -= count
+        self._memory.room(len(part))[:] = part
+        self._memory.filled(len(part))
+        return self._memory
 
     def verified(self) -> memoryview:
+        if self._memory is not None:
+            return self._memory.verified()
         try:
             # Only with a directory, whichever, does Python make the call that follows the link.
             os.link(f"/proc/self/fd/{self._file}", self._path, src_dir_fd=self._file, follow_symlinks=True)
@@ -254,14 +295,25 @@ class _Nameless:
             logger.debug("%s is not kept as it was received: %s", self._path, error)  # and is for `put`
         try:
             # Others see what is written to this file, so that nobody who has the array may be able to.
-            return self._cache._map(self._file, self.memory.nbytes)
-        except OSError:
-            return self.memory.toreadonly()
+            return self._cache._map(self._file, self._nbytes)
+        except OSError as error:
+            return self._go_on_in_memory(memoryview(b""), error).verified()
 
     def close(self) -> None:
         if self._file >= 0:
             os.close(self._file)
             self._file = -1
+            self._cache._parts.append(self._part)
+
+
+def _without_a_name(shelf: str) -> int:
+    """The descriptor of a file that is in no folder yet, on the file system of ``shelf``."""
+    flags = os.O_RDWR | os.O_TMPFILE
+    try:
+        return os.open(shelf, flags, 0o666)
+    except FileNotFoundError:
+        os.makedirs(shelf, exist_ok=True)
+        return os.open(shelf, flags, 0o666)
 
 
 def _noted(written: bytes) -> tuple[int, int]:

@@ -11,7 +11,6 @@ same bytes, more slowly.
 
 from __future__ import annotations
 
-import errno
 import logging
 import socket
 from collections.abc import Callable
@@ -29,10 +28,6 @@ HEAD = 64
 
 NOTHING = (b"$-1", b"_")
 """No value, in RESP2 and in RESP3."""
-
-
-class NoRoom(MemoryError):
-    """The memory that a value was to be received into is not there: that of a file, on a disk that is full."""
 
 
 class Line:
@@ -61,8 +56,8 @@ class Line:
         length = self.read_length()
         if length is None:
             return None
-        value = bytearray(length)
-        self.read_into(memoryview(value))
+        value = memoryview(bytearray(length))
+        self.receive(length, lambda left: value[length - left :])
         return bytes(value)
 
     def read_statuses(self, count: int) -> None:
@@ -72,17 +67,25 @@ class Line:
             if line[:1] not in (b"+", b":") and line not in NOTHING:
                 raise self._unexpected(line)
 
-    def read_into(self, target: memoryview, received: Callable[[memoryview], object] = lambda part: None) -> None:
-        """The bytes of a value, all of them, into ``target``; ``received`` sees each part while it is in the cache."""
-        at = min(len(self._rest), len(target))
-        target[:at] = self._rest[:at]
-        self._rest = self._rest[at:]
-        if at:
-            received(target[:at])
-        while at < len(target):
-            got = self._received(self._socket.recv_into, target[at:])
-            received(target[at : at + got])
-            at += got
+    def receive(
+        self,
+        length: int,
+        room: Callable[[int], memoryview],
+        received: Callable[[memoryview], object] = lambda part: None,
+    ) -> None:
+        """The bytes of a value, all of them: each part to where ``room`` says, which is told how many are left, and
+        ``received`` sees it there, while it is in the processor's cache.
+        """
+        left = length
+        while left:
+            target = room(left)
+            if self._rest:
+                got = min(len(self._rest), len(target))
+                target[:got], self._rest = self._rest[:got], self._rest[got:]
+            else:
+                got = self._received(self._socket.recv_into, target)
+            received(target[:got])
+            left -= got
         self._end()
 
     def _end(self) -> None:
@@ -109,8 +112,6 @@ class Line:
         except TimeoutError as error:
             raise exceptions.TimeoutError("Timeout reading from socket") from error
         except OSError as error:
-            if error.errno == errno.EFAULT:
-                raise NoRoom("there is no memory where the value was to be received") from error
             raise exceptions.ConnectionError(f"Error while reading from socket: {error}") from error
         if not got:
             raise exceptions.ConnectionError("Connection closed by server.")

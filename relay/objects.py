@@ -19,7 +19,7 @@ from typing import Any, Protocol, Self
 import numpy as np
 
 from fedq.apps.digest import Digest
-from fedq.relay.bulk import Line, NoRoom, command, directly
+from fedq.relay.bulk import Line, command, directly
 from fedq.relay.connection import Relay
 from fedq.relay.errors import Fenced, ObjectCorrupt, ObjectMissing, RelayFull, RunOver
 from fedq.relay.texts import text
@@ -111,14 +111,16 @@ def upload_node(relay: Relay, node: str, run: int, message: str, blobs: Mapping[
 
 
 class Place(Protocol):
-    """Where an array comes to lie as it arrives."""
+    """Where an array comes to lie as it arrives, from its first byte to its last."""
 
-    @property
-    def memory(self) -> memoryview:
-        """As many writable bytes as the array has."""
+    def room(self, left: int) -> memoryview:
+        """Where to receive the next bytes: at least one, and at most ``left`` of them."""
+
+    def filled(self, count: int) -> None:
+        """So many of them have been received there."""
 
     def verified(self) -> memoryview:
-        """The array is there, and has the bytes that its name says: the same memory, read-only from now on."""
+        """The array is there, and has the bytes that its name says. It is read-only."""
 
     def close(self) -> None:
         """Nothing comes any more, whether or not it was verified. What `verified` returned stays as it is."""
@@ -255,15 +257,22 @@ class _Source:
         return ObjectCorrupt(f"the array {self.digest[:12]}… on the server {how}")
 
 
-class _Memory:
+class Memory:
     """A place in the memory of this process alone."""
 
     def __init__(self, nbytes: int) -> None:
         # NumPy asks the system for large pages: with small ones, handing out the memory takes longer than filling it.
-        self.memory = np.empty(nbytes, dtype=np.uint8).data
+        self._whole = np.empty(nbytes, dtype=np.uint8).data
+        self._at = 0
+
+    def room(self, left: int) -> memoryview:
+        return self._whole[self._at : self._at + left]
+
+    def filled(self, count: int) -> None:
+        self._at += count
 
     def verified(self) -> memoryview:
-        return self.memory.toreadonly()
+        return self._whole.toreadonly()
 
     def close(self) -> None:
         pass
@@ -276,12 +285,11 @@ class _Arriving:
         self._source = source
         try:
             chosen = place_for(source.digest, nbytes) if place_for is not None else None
-            self._place: Place = chosen if chosen is not None else _Memory(nbytes)
+            self._place: Place = chosen if chosen is not None else Memory(nbytes)
         except (MemoryError, ValueError) as error:
             raise source.corrupt(f"says to have {nbytes} bytes, for which there is no room here") from error
-        self._whole = self._place.memory
+        self._left = nbytes
         self._hash = Digest()
-        self._at = 0
 
     def __enter__(self) -> Self:
         return self
@@ -291,22 +299,27 @@ class _Arriving:
     ) -> None:
         self._place.close()
 
-    def place(self, length: int | None) -> memoryview:
-        """Where the next chunk of that length goes."""
+    def comes(self, length: int | None) -> int:
+        """The length of the chunk that comes next."""
         if length is None:
             raise self._source.missing("a part of the array")
-        if self._at + length > len(self._whole):
+        if length > self._left:
             raise self._source.corrupt("is longer than it says")
-        self._at += length
-        return self._whole[self._at - length : self._at]
+        self._left -= length
+        return length
+
+    def room(self, left: int) -> memoryview:
+        """Where the next bytes of a chunk go, of which so many are left."""
+        return self._place.room(left)
 
     def received(self, part: memoryview) -> None:
-        """The next bytes are where they belong."""
-        self._hash.update(part)
+        """They are there."""
+        self._hash.update(part)  # while they are in the processor's cache
+        self._place.filled(len(part))
 
     def done(self) -> memoryview:
         """All of it, verified and read-only."""
-        if self._at != len(self._whole) or self._hash.hexdigest() != self._source.digest:
+        if self._left or self._hash.hexdigest() != self._source.digest:
             raise self._source.corrupt("has other bytes than its name says")
         return self._place.verified()
 
@@ -334,17 +347,12 @@ def _fetch(relay: Relay, sources: Sequence[_Source], place_for: PlaceFor | None 
                         line.send(*command("GET", source.chunk(i)))
                     else:
                         begin_next()
-                    line.read_into(array.place(line.read_length()), array.received)
+                    line.receive(array.comes(line.read_length()), array.room, array.received)
                 found[source.digest] = array.done()
 
     if sources:
         with relay.errors():
-            try:
-                done = directly(relay.redis, over_sockets)
-            except NoRoom:
-                place_for = None
-                done = directly(relay.redis, over_sockets)
-            if not done:
+            if not directly(relay.redis, over_sockets):
                 for source in sources:
                     found[source.digest] = _fetch_by_commands(relay, source, place_for)
     return found
@@ -357,7 +365,10 @@ def _fetch_by_commands(relay: Relay, source: _Source, place_for: PlaceFor | None
     with _Arriving(source, nbytes, place_for) as array:
         for i in range(count):
             part = client.get(source.chunk(i))
-            target = array.place(None if part is None else len(part))
-            target[:] = part
-            array.received(target)
+            left = array.comes(None if part is None else len(part))
+            while left:
+                target = array.room(left)
+                target[:] = part[-left:][: len(target)]
+                array.received(target)
+                left -= len(target)
         return array.done()

@@ -8,7 +8,7 @@ import faulthandler
 import gc
 import mmap
 import os
-import tempfile
+import resource
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -22,6 +22,7 @@ from fedq.node.virtualjobs import RecentArrays
 from fedq.relay import objects
 from fedq.relay.connection import Relay
 from fedq.relay.errors import ObjectCorrupt
+from fedq.relay.objects import Place
 
 LARGE = np.random.default_rng(1).bytes(objects.CHUNK + 5000)
 SMALL = np.random.default_rng(2).bytes(MAPPED_FROM - 1)
@@ -58,11 +59,23 @@ def kept(cache: ObjectCache) -> list[Path]:
     return [path for path in cache.folder.rglob("??/*") if path.is_file()]
 
 
-def received(cache: ObjectCache, data: bytes) -> memoryview:
-    """As `fedq.relay.objects` does it."""
-    place = cache.place(digest_of(data), len(data))
+def receive(place: Place | None, data: bytes) -> None:
+    """As `fedq.relay.objects` does it, in parts of any length."""
     assert place is not None
-    place.memory[:] = data
+    at = 0
+    while at < len(data):
+        room = place.room(len(data) - at)
+        count = min(len(room), 100_003)
+        room[:count] = data[at : at + count]
+        place.filled(count)
+        at += count
+
+
+def received(cache: ObjectCache, data: bytes) -> memoryview:
+    """All of an array, from the cache's place for it."""
+    place = cache.place(digest_of(data), len(data))
+    receive(place, data)
+    assert place is not None
     view = place.verified()
     place.close()
     return view
@@ -109,7 +122,7 @@ def test_an_array_with_other_bytes_than_its_name_says_leaves_nothing(sent: Relay
 def test_an_array_that_never_came_to_its_end_leaves_nothing(cache: ObjectCache) -> None:
     place = cache.place(digest_of(LARGE), len(LARGE))
     assert place is not None
-    place.memory[:50] = LARGE[:50]
+    receive(place, LARGE[: MAPPED_FROM + 50])
 
     place.close()
 
@@ -120,7 +133,7 @@ def test_two_that_receive_the_same_array_both_have_it(cache: ObjectCache) -> Non
     places = [cache.place(digest_of(LARGE), len(LARGE)) for _ in range(2)]
     for place in places:
         assert place is not None
-        place.memory[:] = LARGE
+        receive(place, LARGE)
 
         assert bytes(place.verified()) == LARGE
         place.close()
@@ -128,17 +141,18 @@ def test_two_that_receive_the_same_array_both_have_it(cache: ObjectCache) -> Non
     assert len(kept(cache)) == 1
 
 
-@pytest.mark.parametrize("refused", ["posix_fallocate", "link"])
+@pytest.mark.parametrize("refused", ["link", "open", "write"])
 def test_where_a_file_is_refused_the_array_is_received_all_the_same(
     sent: Relay, cache: ObjectCache, monkeypatch: pytest.MonkeyPatch, refused: str
 ) -> None:
     def refuse(*of: object, **more: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
+    objects.fetch_shared(sent, [digest_of(SMALL)])  # with a connection that is there afterwards
     before = len(os.listdir("/proc/self/fd"))
-    monkeypatch.setattr(os, refused, refuse)
-
-    got = objects.fetch_shared(sent, BLOBS, cache.place)
+    with monkeypatch.context() as system:
+        system.setattr(os, refused, refuse)
+        got = objects.fetch_shared(sent, BLOBS, cache.place)
 
     assert {digest: bytes(view) for digest, view in got.items()} == BLOBS
     cache.put(got)
@@ -148,33 +162,35 @@ def test_where_a_file_is_refused_the_array_is_received_all_the_same(
     assert len(os.listdir("/proc/self/fd")) == before
 
 
-class _Hollow:
-    """The memory of a file that has no room for more than its beginning."""
+def test_a_disk_that_is_full_in_the_middle_of_an_array_costs_its_place_in_the_cache_and_nothing_else(
+    cache: ObjectCache,
+) -> None:
+    child = os.fork()
+    if child == 0:
+        status = 1
+        try:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (MAPPED_FROM + 1000, MAPPED_FROM + 1000))
+            view = received(cache, LARGE)
+            status = 0 if bytes(view) == LARGE and view.readonly else 2
+        finally:
+            os._exit(status)
 
-    def __init__(self, nbytes: int) -> None:
-        with tempfile.TemporaryFile() as file:
-            file.truncate(nbytes)
-            self.memory = memoryview(mmap.mmap(file.fileno(), nbytes))
-            file.truncate(mmap.PAGESIZE)
-
-    def verified(self) -> memoryview:
-        raise AssertionError("nothing can have been received here")
-
-    def close(self) -> None:
-        pass
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    assert kept(cache) == []
 
 
-def test_where_the_room_was_promised_and_is_not_there_the_array_is_received_in_memory(sent: Relay) -> None:
-    asked: list[str] = []
+def test_where_the_file_cannot_be_mapped_the_array_is_read_into_memory(
+    cache: ObjectCache, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*of: object, **more: object) -> None:
+        raise OSError(errno.ENOMEM, "Cannot allocate memory")
 
-    def place_for(digest: str, nbytes: int) -> _Hollow:
-        asked.append(digest)
-        return _Hollow(nbytes)
+    monkeypatch.setattr(mmap, "mmap", refuse)
+    view = received(cache, LARGE)
 
-    got = objects.fetch_shared(sent, BLOBS, place_for)
-
-    assert {digest: bytes(view) for digest, view in got.items()} == BLOBS
-    assert len(asked) == 1
+    assert bytes(view) == LARGE
+    assert view.readonly
+    assert [path.read_bytes() for path in kept(cache)] == [LARGE]
 
 
 def test_arrays_in_use_take_a_bounded_number_of_descriptors_and_of_bytes(
