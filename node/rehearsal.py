@@ -6,11 +6,8 @@ belongs to, to look up a dtype; and it would copy the pages on which the interpr
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
-from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import cloudpickle
@@ -26,6 +23,7 @@ from fedq.apps.metricrecord import MetricRecord
 from fedq.apps.recorddict import RecordDict
 from fedq.apps.wire import encode, encode_user_config
 from fedq.node.bundle import AppCache
+from fedq.node.cache import ArrayCache
 from fedq.node.settings import NodeSettings
 from fedq.node.trust import TrustPolicy
 from fedq.relay import bundles, objects, scripts
@@ -34,30 +32,34 @@ from fedq.relay.jobs.execution import execute
 from fedq.relay.jobs.frames import pair
 from fedq.relay.jobs.work import bind_parent
 
-logger = logging.getLogger(__name__)
-
 TIMES = 12
 """The interpreter specialises code that it has run more often than eight times."""
 
 
+class _Held(ArrayCache):
+    """A cache that leaves no file behind when this process is killed."""
+
+    def __init__(self, data: bytes) -> None:
+        self._data = {digest_of(data): data}
+
+    def get(self, digest: str, nbytes: int | None = None) -> memoryview | None:
+        data = self._data.get(digest)
+        return None if data is None else memoryview(data)
+
+    def put(self, blobs: Mapping[str, bytes | bytearray | memoryview]) -> None:
+        pass
+
+
 def rehearse(settings: NodeSettings, work_of: Callable[[NodeSettings], Any]) -> list[Any]:
-    """Execute messages as a forked process does, for an app that returns its arrays. Some 40 ms.
+    """Execute messages as a forked process does, for an app that returns its arrays. Some 10 ms.
 
     The server takes no part, nor do the node's cache and the mods that its owner imposes. Returns what was reported.
     """
-    try:
-        scripts.warm()
-        with TemporaryDirectory(prefix="fedq-rehearsal-") as folder:
-            unbound = replace(settings, cache_dir=Path(folder), mods=(), labels={}, trust=TrustPolicy(), virtual=0)
-            return _executed(unbound, work_of(unbound))
-    except OSError as error:  # no place for files: each process learns for itself
-        logger.debug("nothing was rehearsed: %s", error)
-        return []
-
-
-def _executed(settings: NodeSettings, work: Any) -> list[Any]:
+    scripts.warm()
+    unbound = replace(settings, mods=(), labels={}, trust=TrustPolicy(), virtual=0)
+    work = work_of(unbound)
     bundle = cloudpickle.dumps(_app())
-    work.cache.put({digest_of(bundle): bundle})
+    work.cache = _Held(bundle)
     errand = {
         "node": settings.name, "run": 1, "entry": "1-1", "message": "0" * 32, "token": "0" * 16, "type": "train",
         "group": "1", "worker": "",

@@ -27,17 +27,13 @@ def test_each_message_of_it_is_claimed_executed_and_committed_without_a_server(t
     assert {report["outcome"]["status"] for report in reports[1::2]} == {"committed"}
 
 
-def test_nothing_is_different_afterwards(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    scratch = tmp_path / "scratch"
-    scratch.mkdir()
-    monkeypatch.setattr("tempfile.tempdir", str(scratch))
+def test_nothing_is_different_afterwards(tmp_path: Path) -> None:
     out, err, handlers = sys.stdout, sys.stderr, list(logging.getLogger().handlers)
     work = ClientAppWork(NodeSettings(name="clinic-a", redis_url=NOWHERE, cache_dir=tmp_path / "cache"))
     apps, cache = work.apps, work.cache
     work.preload()
     assert (work.apps, work.cache) == (apps, cache)
     assert not (tmp_path / "cache").exists()
-    assert list(scratch.iterdir()) == []
     assert parent() is None
     assert (sys.stdout, sys.stderr, logging.getLogger().handlers) == (out, err, handlers)
 
@@ -52,11 +48,6 @@ def test_what_the_owner_imposes_takes_no_part(tmp_path: Path) -> None:
         mods=("fedq.apps.mod:DenyKeysMod('arrays')",),
     )
     assert len(rehearse(settings, ClientAppWork)) == 2 * TIMES
-
-
-def test_without_a_place_for_files_nothing_is_rehearsed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "missing"))
-    assert rehearse(NodeSettings(name="clinic-a", redis_url=NOWHERE), ClientAppWork) == []
 
 
 def test_a_worker_without_a_job_rehearses_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
