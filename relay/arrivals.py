@@ -54,15 +54,15 @@ class Arrivals:
         quiet = time.monotonic() + ALIVE_CHECK
         while not (found := self._flights.fresh(ids)):
             now = self._attempt.server_time()
-            waiting = [self._flights[m] for m in ids]
-            ends = [flight.deadline for flight in waiting if not self._flights.arrived(flight.message_id)]
+            waiting = self._flights.awaited(ids)
+            ends = [flight.deadline for flight in waiting]
             if until is not None:
                 if now >= until:
                     return []
                 ends.append(until)
             if any(flight.on_offline == "fail" for flight in waiting):
                 ends.append(now + OFFLINE_CHECK)
-            self.look(ids, block=max(0.001, min([*ends, now + ALIVE_CHECK]) - now + 0.001))
+            self._look(waiting, block=max(0.001, min([*ends, now + ALIVE_CHECK]) - now + 0.001))
             if time.monotonic() >= quiet:
                 quiet = time.monotonic() + ALIVE_CHECK
                 self._attempt.make_sure()
@@ -70,24 +70,24 @@ class Arrivals:
 
     def look(self, ids: Sequence[str], *, block: float | None = None) -> None:
         """Take in the pointers that have come for the nodes of ``ids``; answer what nobody will answer any more."""
+        self._look(self._flights.awaited(ids), block)
+
+    def _look(self, waiting: Sequence[Flight], block: float | None) -> None:
         now = self._attempt.server_time()
-        waiting = [self._flights[m] for m in ids if not self._flights.arrived(m)]
-        for flight in waiting:
-            if flight.deadline <= now:
-                error = Error(ErrorCode.MESSAGE_EXPIRED, f"no answer of {flight.node} within the message's TTL")
-                if self.answer(flight, Reason.EXPIRED, error) is Answered.NOT_SO:
-                    self._attempt.set_clock()
-                block = None
+        for flight in [flight for flight in waiting if flight.deadline <= now]:
+            error = Error(ErrorCode.MESSAGE_EXPIRED, f"no answer of {flight.node} within the message's TTL")
+            if self.answer(flight, Reason.EXPIRED, error) is Answered.NOT_SO:
+                self._attempt.set_clock()
+            block = None
         if any(flight.on_offline == "fail" for flight in waiting) and time.monotonic() >= self._looked + OFFLINE_CHECK:
             self._looked = time.monotonic()
             self.answer_for_offline([flight.message_id for flight in waiting])
-        streams = {
-            self._relay.keys.replies(node, self._run): self._cursors.get(node, "0-0")
-            for node in sorted({flight.node for flight in waiting})
+        by_stream = {
+            self._relay.keys.replies(node, self._run): node for node in sorted({flight.node for flight in waiting})
         }
-        if not streams:
+        if not by_stream:
             return
-        by_stream = {self._relay.keys.replies(flight.node, self._run): flight.node for flight in waiting}
+        streams = {stream: self._cursors.get(node, "0-0") for stream, node in by_stream.items()}
         with self._relay.errors():
             wait = self._relay.block(block * 1000) if block else None
             raw: Any = self._relay.redis.xread(streams, count=500, block=wait)  # type: ignore[arg-type]

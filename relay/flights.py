@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Set
 from dataclasses import dataclass
 
 from fedq.apps.configrecord import ConfigRecord
@@ -60,6 +60,11 @@ class Flights:
         """Whether its answer is there."""
         return message_id in self._fresh or message_id in self._given
 
+    def awaited(self, message_ids: Iterable[str]) -> list[Flight]:
+        """Those whose answer is not there yet."""
+        fresh, given, flights = self._fresh, self._given, self._flights
+        return [flights[m] for m in message_ids if m not in fresh and m not in given]
+
     def rewind(self) -> None:
         """What has arrived and was not given has to arrive anew."""
         self._fresh.clear()
@@ -72,6 +77,16 @@ class Flights:
     def given(self, message_id: str) -> bool:
         """Whether the app has had its reply."""
         return message_id in self._given
+
+    def first_given(self, message_ids: Set[str]) -> str | None:
+        """The first of these whose reply the app has had."""
+        if message_ids.isdisjoint(self._given):
+            return None
+        return next(m for m in self._given if m in message_ids)
+
+    def unknown(self, message_ids: Set[str]) -> Set[str]:
+        """Those that are none of these messages."""
+        return message_ids - self._flights.keys()
 
     def all_given(self) -> list[str]:
         """The messages whose reply the app has had, in that order."""

@@ -264,24 +264,24 @@ class RedisGrid(Grid):
     def _receive(self, message_ids: Sequence[str], timeout: float | None) -> list[Message]:
         # Before the journal: replies that were received before the checkpoint were not noted behind it, and came first.
         wanted = set(message_ids)
-        if (again := next((m for m in self._flights.all_given() if m in wanted), None)) is not None:
+        if (again := self._flights.first_given(wanted)) is not None:
             return self._inbound.take([again])
         until = None if timeout is None else self._clock + timeout
         noted = self._replay.peek("receive")
         if noted is not None:
             at, _, chosen = noted.partition("|")
             ids = chosen.split()
-            if set(ids) <= set(message_ids):
+            if set(ids) <= wanted:
                 self._replay.advance("receive")
                 self._clock = float(at)
                 return self._inbound.take(ids)
             log.warning("run %d: the ServerApp waits for other replies than before its interruption", self._run)
             self._replay.leave("receive")
-        for m in message_ids:
-            if m not in self._flights:
-                raise AppError(
-                    f"no reply will come to message {m!r}: it is not of this run, or was freed", run_id=self._run
-                )
+        if unknown := self._flights.unknown(wanted):
+            raise AppError(
+                f"no reply will come to message {min(unknown)!r}: it is not of this run, or was freed",
+                run_id=self._run,
+            )
 
         name = self._replay.name("receive")
 
