@@ -13,17 +13,18 @@ forks. So a package's ``__init__`` says where its names are, and each is loaded 
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from importlib import import_module
 from typing import Any
 
 
-def load(*packages: str) -> None:
-    """Load every name of such packages: for processes that will be forked, and would load them, each for itself."""
+def load(*packages: str) -> Iterator[None]:
+    """Load every name of such packages, one at each step: for what will be forked, and would load them each time."""
     for package in packages:
         module = import_module(package)
         for name in module.__all__:
             getattr(module, name)
+            yield
 
 
 def exports(package: str, homes: Mapping[str, Iterable[str]]) -> tuple[Callable[[str], Any], Callable[[], list[str]]]:
@@ -37,6 +38,8 @@ def exports(package: str, homes: Mapping[str, Iterable[str]]) -> tuple[Callable[
     namespace = vars(sys.modules[package])
 
     def get(name: str) -> Any:
+        if f".{name}" in homes:  # a module of the package, which importing it would have loaded if it were not lazy
+            return import_module(f".{name}", package)
         if name not in found:
             raise AttributeError(f"module {package!r} has no attribute {name!r}")
         value = namespace[name] = getattr(import_module(found[name], package), name)

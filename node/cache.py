@@ -243,8 +243,8 @@ class _Nameless:
         self._memory: Memory | None = None
         self._written = 0
         self._waiting = 0  # bytes in the part that is to be written next
-        self._file = _without_a_name(os.path.dirname(path))
         self._part = cache._parts.pop() if cache._parts else memoryview(bytearray(PART))
+        self._file = _without_a_name(os.path.dirname(path))
 
     def room(self, left: int) -> memoryview:
         if self._memory is not None:

@@ -115,10 +115,10 @@ class ClientAppWork(Work):
         assert isinstance(assignment, ClientAppAssignment)
         return assignment.capture() if self.settings.ship_logs else contextlib.nullcontext()
 
-    def preload(self) -> None:
+    def preload(self) -> Iterator[object]:
         """What apps may import, and what every message needs."""
-        load("fedq.apps", "fedq.apps.mod", "fedq.apps.strategy")
-        rehearse(self.settings, ClientAppWork)
+        yield from load("fedq.apps", "fedq.apps.mod", "fedq.apps.strategy")
+        yield from rehearse(self.settings, ClientAppWork)
 
     def forked(self) -> None:
         """Connections belong to the process that made them."""

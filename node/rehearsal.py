@@ -1,4 +1,4 @@
-"""What every message needs, done a few times before the first: forked processes then find it done.
+"""What every message needs, done a few times where processes are forked for them: they then find it done.
 
 A process that is forked for a message would otherwise be the first to run each function, to ask which types a value
 belongs to, to look up a dtype; and it would copy the pages on which the interpreter notes what it has learnt.
@@ -6,11 +6,11 @@ belongs to, to look up a dtype; and it would copy the pages on which the interpr
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import json
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
-import cloudpickle
 import numpy as np
 
 from fedq.apps.arrayrecord import ArrayRecord
@@ -34,6 +34,9 @@ from fedq.relay.jobs.work import bind_parent
 
 TIMES = 12
 """The interpreter specialises code that it has run more often than eight times."""
+NOWHERE = "unix:///nonexistent"
+"""The address of no server: what should not be there is noticed at once."""
+LABELS = {"site": "rehearsal"}
 
 
 class _Held(ArrayCache):
@@ -50,34 +53,41 @@ class _Held(ArrayCache):
         pass
 
 
-def rehearse(settings: NodeSettings, work_of: Callable[[NodeSettings], Any]) -> list[Any]:
-    """Execute messages as a forked process does, for an app that returns its arrays. Some 10 ms.
+def rehearse(settings: NodeSettings, work_of: Callable[[NodeSettings], Any]) -> Iterator[dict[str, Any]]:
+    """Execute messages as a forked process does, for an app that returns its arrays: one at each step, about 1 ms.
 
-    The server takes no part, nor do the node's cache and the mods that its owner imposes. Returns what was reported.
+    No server takes part, nor do the node's cache and the mods that its owner imposes. Yields the outcomes.
     """
     scripts.warm()
-    unbound = replace(settings, mods=(), labels={}, trust=TrustPolicy(), virtual=0)
-    work = work_of(unbound)
-    bundle = cloudpickle.dumps(_app())
+    work = work_of(
+        replace(settings, redis_url=NOWHERE, mods=(), labels=LABELS, trust=TrustPolicy(), virtual=0, time_limit=None)
+    )
+    bundle = bundles.pack_object(_app()).data
     work.cache = _Held(bundle)
+    for _ in range(TIMES):
+        work.apps = AppCache(settings.cache_folder, work.cache)  # which has loaded nothing yet
+        yield _executed(work, settings.name, bundle)
+
+
+def _executed(work: Any, node: str, bundle: bytes) -> dict[str, Any]:
     errand = {
-        "node": settings.name, "run": 1, "entry": "1-1", "message": "0" * 32, "token": "0" * 16, "type": "train",
-        "group": "1", "worker": "",
+        "node": node, "run": 1, "entry": "1-1", "message": "0" * 32, "token": "0" * 16, "type": "train", "group": "1",
+        "worker": "",
     }  # fmt: skip
-    reports = []
     ours, theirs = pair()
     try:
-        for _ in range(TIMES):
-            work.apps = AppCache(settings.cache_folder, work.cache)  # which has loaded nothing yet
-            ours.send({"ahead": _claimed(bundle)})
-            ours.send({"answer": Commit.COMMITTED.value})
-            execute(work, work.rebuild({"errand": errand, "time_limit": None}), theirs, ahead=True)
-            reports += ours.receive()
+        ours.send({"ahead": _claimed(bundle)})
+        ours.send({"answer": Commit.COMMITTED.value})
+        execute(work, work.rebuild({"errand": errand, "time_limit": None}), theirs, ahead=True)
+        reports = ours.receive()
     finally:
         bind_parent(None)
         ours.close()
         theirs.close()
-    return reports
+    match reports:
+        case [{"ask": {"ok": True, "context": [*_]}}, {"outcome": {"status": "committed"} as outcome}]:
+            return dict(outcome)
+    raise RuntimeError(f"a message that was rehearsed came to {reports}")
 
 
 def _app() -> ClientApp:
@@ -112,12 +122,12 @@ def _claimed(bundle: bytes) -> list[Any]:
     state = encode(RecordDict({"counter": MetricRecord({"calls": 1})}), inline_limit=objects.INLINE_LIMIT).data
     entry: dict[str, str | bytes] = {
         "kind": "message", "id": "0" * 32, "run": "1", "seq": "1", "type": "train", "group": "1", "created": "1000",
-        "deadline": "9999999999000", "offline": "wait", "body": body, "objs": "", "bytes": "1",
+        "deadline": "2000", "offline": "wait", "body": body, "objs": "", "bytes": "1",
     }  # fmt: skip
     flat = [item.encode() if isinstance(item, str) else item for pair in entry.items() for item in pair]
     config = encode_user_config({"number": 1, "text": "a"})
     digest, size, kind = digest_of(bundle).encode(), str(len(bundle)).encode(), bundles.OBJECT.encode()
-    run = [b"", config, digest, size, kind, b"", b"{}", b"0", b"0", b""]
+    run = [b"", config, digest, size, kind, b"", json.dumps(LABELS).encode(), b"0", b"0", b""]
     return [Claim.OK.value.encode(), 1, flat, [b"1-1", [b"data", state]], run, b"1000"]
 
 

@@ -1,8 +1,8 @@
-"""Values of many MiB straight between memory and socket.
+"""Values of many MiB between memory and socket, without copies in between.
 
 redis-py copies each value twice on either way, into memory that the kernel must hand out page by page; for large arrays
-that takes longer than the transfer. Here a value is sent from where it lies and received to where it stays, over a
-connection of redis-py's pool, which opens it, approves it and takes it back.
+that takes longer than the transfer. Here a value is sent from where it lies and received to where the caller wants each
+part of it, over a connection of redis-py's pool, which opens it, approves it and takes it back.
 
 That takes two things of the connection which redis-py does not promise to keep: its socket, and how its parser makes
 an error of an answer. Where they are not as known here, `directly` is False, and values go by redis-py's commands: the

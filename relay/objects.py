@@ -315,7 +315,10 @@ class _Arriving:
     def received(self, part: memoryview) -> None:
         """They are there."""
         self._hash.update(part)  # while they are in the processor's cache
-        self._place.filled(len(part))
+        try:
+            self._place.filled(len(part))
+        except (MemoryError, OSError) as error:
+            raise self._source.corrupt("has no room here") from error
 
     def done(self) -> memoryview:
         """All of it, verified and read-only."""
@@ -365,10 +368,10 @@ def _fetch_by_commands(relay: Relay, source: _Source, place_for: PlaceFor | None
     with _Arriving(source, nbytes, place_for) as array:
         for i in range(count):
             part = client.get(source.chunk(i))
-            left = array.comes(None if part is None else len(part))
-            while left:
-                target = array.room(left)
-                target[:] = part[-left:][: len(target)]
+            rest = memoryview(part or b"")
+            array.comes(None if part is None else len(part))
+            while rest:
+                target = array.room(len(rest))
+                target[:], rest = rest[: len(target)], rest[len(target) :]
                 array.received(target)
-                left -= len(target)
         return array.done()

@@ -72,6 +72,8 @@ class ServerAppWork(Work):
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
+        for _ in load("fedq.apps", "fedq.apps.strategy"):
+            pass  # what an app imports is there before a process is forked to run it
         self._relay: Relay | None = None
         self._renewals: Relay | None = None
 
@@ -100,10 +102,6 @@ class ServerAppWork(Work):
     def rebuild(self, description: Mapping[str, Any]) -> ServerAppAssignment:
         """The same assignment, with its token, in another process."""
         return ServerAppAssignment(self, description["run"], description["attempt"], description["token"])
-
-    def preload(self) -> None:
-        """What apps may import."""
-        load("fedq.apps", "fedq.apps.strategy")
 
     def forked(self) -> None:
         """Connections belong to the process that made them."""

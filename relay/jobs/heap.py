@@ -15,7 +15,8 @@ import sys
 __all__ = ["keep_freed"]
 
 KEPT = 128 * 1024 * 1024
-"""Bytes that a process may keep."""
+"""Bytes that a process may keep at the end of its memory. Each further thread may keep what the library always lets it,
+up to 64 MiB."""
 PIECE = 32 * 1024 * 1024
 """Bytes from which on a piece is always given back: the most that the library allows."""
 

@@ -6,6 +6,7 @@ All three are driven by the worker alike: :meth:`Executor.run` executes one assi
 from __future__ import annotations
 
 import abc
+import math
 import os
 import time
 from collections import OrderedDict
@@ -126,10 +127,11 @@ class ForkExecutor(Executor):
 
     _stable: Stable | None = None
     _horse: Horse | None = None
-    _leave: float = 0.0
+    _leave: float = math.inf
 
     def run(self, assignment: Assignment, begun: Callable[[], None], watch: Watch) -> Ended:
         """Have a horse forked, tell it what to do, and watch over it."""
+        self._leave = math.inf
         self._horse, channel = self._ready().start()
         try:
             channel.send(assignment.describe())

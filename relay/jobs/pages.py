@@ -8,16 +8,16 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
-import logging
+import errno
 import re
 import sys
+from collections.abc import Iterator
+from itertools import islice
 
 __all__ = ["collapse"]
 
-log = logging.getLogger(__name__)
-
-MOST = 32
-"""Large pages that a process is brought into: each takes up to some milliseconds."""
+MOST = 64
+"""Pieces of memory that are tried: each takes up to some milliseconds."""
 
 LARGE = 2 * 1024 * 1024
 """Bytes of a large page, where it is not of another size: then nothing is collapsed."""
@@ -28,23 +28,28 @@ _MADV_COLLAPSE = 25
 _MAPPING = re.compile(r"([0-9a-f]+)-([0-9a-f]+) rw-p \S+ 00:00 0 *(\[heap\])?\n")
 
 
-def collapse() -> int:
-    """Bring the anonymous memory of this process into large pages as far as it lies close enough; how many there are.
+def collapse() -> Iterator[None]:
+    """Bring the anonymous memory of this process into large pages as far as it lies close enough, one at each step.
 
-    Takes some ten milliseconds, and memory of its own for what was shared with the process that this one was forked
-    from. 0 where the kernel does not do it.
+    Takes memory of its own for what was shared with the process that this one was forked from. Where the kernel does
+    not do it, or has no large page to spare, nothing changes.
     """
     if sys.platform != "linux":
-        return 0
-    done = 0
+        return
     with contextlib.suppress(OSError, AttributeError):
-        advise = ctypes.CDLL(None, use_errno=True).madvise
-        advise.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int)
-        with open("/proc/self/maps") as maps:
-            mappings = [found for found in map(_MAPPING.fullmatch, maps) if found is not None]
-        for mapping in mappings:
-            start, end = (int(mapping[group], 16) for group in (1, 2))
-            for at in range(-(-start // LARGE) * LARGE, end // LARGE * LARGE, LARGE):
-                done += done < MOST and advise(at, LARGE, _MADV_COLLAPSE) == 0
-        log.debug("%d MiB of this process are in large pages", done * LARGE >> 20)
-    return done
+        library = ctypes.CDLL(None, use_errno=True)
+        library.madvise.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int)
+        for start in islice(_pieces(), MOST):
+            # EINVAL: nothing is there.
+            if library.madvise(start, LARGE, _MADV_COLLAPSE) and ctypes.get_errno() != errno.EINVAL:
+                return
+            yield
+
+
+def _pieces() -> Iterator[int]:
+    """Where a large page could begin, in the anonymous memory of this process."""
+    with open("/proc/self/maps") as maps:
+        mappings = [found for found in map(_MAPPING.fullmatch, maps) if found is not None]
+    for mapping in mappings:
+        start, end = (int(mapping[group], 16) for group in (1, 2))
+        yield from range(-(-start // LARGE) * LARGE, end // LARGE * LARGE, LARGE)

@@ -3,7 +3,8 @@
 A worker that forked them itself would pay for each fork twice: the kernel copies again every page that the worker
 writes to afterwards, a thousand of them for the records of one job. The stable is forked from the worker once, for its
 first job; it does nothing between forks, and so has next to nothing copied. What a horse must have undone, such as
-signal handlers, is undone in it once; what horses need is loaded in it once, while the first of them is at work.
+signal handlers, is undone in it once. What horses need is loaded in it once too, in small steps while it waits, as soon
+as it is asked for a second one.
 
 It is the parent of its horses: it dies with the worker, they die with it, and it ends what they leave running. ::
 
@@ -22,7 +23,7 @@ import os
 import socket
 import struct
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 from fedq.relay.jobs.execution import be
 from fedq.relay.jobs.frames import Channel, pair
@@ -99,12 +100,12 @@ class Stable:
 
     Args:
         forget: called in the stable: lets go of what belongs to the worker.
-        prepare: called in the stable when its first horse is under way: loads what the next ones need.
+        prepare: loads in the stable what horses need; each step takes some milliseconds.
         work: what a horse does, with its end of the channel.
     """
 
     def __init__(
-        self, forget: Callable[[], None], prepare: Callable[[], None], work: Callable[[Channel], object]
+        self, forget: Callable[[], None], prepare: Callable[[], Iterator[object]], work: Callable[[Channel], object]
     ) -> None:
         ours, theirs = socket.socketpair()
         child = fork()
@@ -183,19 +184,26 @@ class Stable:
             self.kill()
 
 
-def _keep(control: socket.socket, prepare: Callable[[], None], work: Callable[[Channel], object]) -> None:
+def _keep(control: socket.socket, prepare: Callable[[], Iterator[object]], work: Callable[[Channel], object]) -> None:
     """Be the stable until the worker closes its end."""
     adopt_orphans()
-    # It makes no garbage, and what it collected would be copied.
+    # What was collected here would be copied.
     gc.disable()
     gc.freeze()
     horse: Child | None = None
-    prepared = False
+    horses = 0
+    steps: Iterator[object] | None = None
     while True:
         fds = [control.fileno()]
         if horse is not None and horse.pidfd is not None:
             fds.append(horse.pidfd)
-        ready = poll(fds, horse.patience(None) if horse is not None else None)
+        patience = horse.patience(None) if horse is not None else None
+        ready = poll(fds, patience if steps is None else 0.0)
+        if not ready and steps is not None:
+            try:
+                next(steps)
+            except StopIteration:
+                steps = None
         if horse is not None and horse.ended():
             kill_orphans(())
             _say(control, _ENDED, horse.status or 0)
@@ -211,20 +219,21 @@ def _keep(control: socket.socket, prepare: Callable[[], None], work: Callable[[C
             return
         if record[:1] == _START:
             horse = _start(control, ends[0], work)
-            if not prepared:
-                prepared = True
-                _prepare(prepare)
+            horses += horse is not None
+            if horses == 2 and horse is not None:
+                steps = _prepared(prepare)
         elif horse is not None:
             horse.kill()
 
 
-def _prepare(prepare: Callable[[], None]) -> None:
+def _prepared(prepare: Callable[[], Iterator[object]]) -> Iterator[object]:
     try:
-        prepare()
+        yield from prepare()
     except Exception:
         log.exception("each process for an app has to load by itself what it needs")
+    gc.collect()
     gc.freeze()
-    collapse()
+    yield from collapse()
 
 
 def _start(control: socket.socket, end: int, work: Callable[[Channel], object]) -> Child | None:

@@ -18,7 +18,7 @@ token), renews it and speaks for it when the process that executes it dies; that
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -211,9 +211,12 @@ class Work(Protocol):
         """Surrounds ``execute`` where it runs: redirect output and logging here."""
         return contextlib.nullcontext()
 
-    def preload(self) -> None:
-        """Load and do what each process forked for an assignment would otherwise load and do for itself. Called once in
-        the process that they are forked from, while the first is at work."""
+    def preload(self) -> Iterator[object]:
+        """Load and do what each process forked for an assignment would otherwise load and do for itself; each step
+        takes some milliseconds. Only under ``fork``, in the process that they are forked from, when a second one is
+        wanted.
+        """
+        yield from ()
 
     def forked(self) -> None:
         """Called first in every process forked from the worker: drop inherited connections here."""

@@ -52,7 +52,7 @@ def test_a_supernode_loads_no_strategy_no_database_and_nothing_for_flower() -> N
 
 
 def test_load_loads_every_name_of_a_package() -> None:
-    loaded = loaded_after("from fedq.apps.lazy import load\nload('fedq.apps.strategy')")
+    loaded = loaded_after("from fedq.apps.lazy import load\nfor _ in load('fedq.apps.strategy'): pass")
     assert {"fedq.apps.strategy.fedavg", "fedq.apps.strategy.secaggplus"} <= loaded
 
 
@@ -66,9 +66,14 @@ def test_a_name_that_a_package_does_not_have_is_an_attribute_error_and_a_submodu
     assert wire.__name__ == "fedq.apps.wire"
 
 
+def test_a_module_of_a_package_is_its_attribute_as_if_it_had_been_loaded_with_it() -> None:
+    code = "import fedq.apps.strategy as s; assert s.fedavg.FedAvg is s.FedAvg"
+    assert "fedq.apps.strategy.fedavg" in loaded_after(code)
+
+
 def test_a_name_is_looked_up_once() -> None:
     get, names = exports(__name__, {"fedq.apps.digest": ["digest_of"]})
     found = get("digest_of")
     assert globals().pop("digest_of") is found
     assert "digest_of" in names()
-    load()  # of no package: nothing
+    assert list(load()) == []

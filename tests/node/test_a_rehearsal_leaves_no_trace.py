@@ -1,9 +1,13 @@
-"""Before the first message its way is rehearsed: all of it, and nothing of it is seen anywhere."""
+"""The way of a message is rehearsed where processes are forked for them: all of it, and nothing is seen of it."""
 
 from __future__ import annotations
 
 import logging
+import os
+import random
 import sys
+import threading
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,48 +16,60 @@ from fedq.node.clientapps import ClientAppWork
 from fedq.node.rehearsal import TIMES, rehearse
 from fedq.node.settings import NodeSettings
 from fedq.node.trust import TrustPolicy
-from fedq.relay.connection import Relay
 from fedq.relay.jobs import parent
 
-NOWHERE = "unix:///nowhere/redis.sock"
+
+@pytest.fixture
+def settings(tmp_path: Path) -> NodeSettings:
+    return NodeSettings(name="clinic-a", redis_url="unix:///nowhere", cache_dir=tmp_path / "cache")
 
 
-def test_each_message_of_it_is_claimed_executed_and_committed_without_a_server(tmp_path: Path) -> None:
-    settings = NodeSettings(name="clinic-a", redis_url=NOWHERE, cache_dir=tmp_path)
-    reports = rehearse(settings, ClientAppWork)
-    # The parent is asked for the commit, and then told of the outcome.
-    assert [next(iter(report)) for report in reports] == ["ask", "outcome"] * TIMES
-    assert all(report["ask"]["ok"] and report["ask"]["context"] for report in reports[::2])
-    assert {report["outcome"]["status"] for report in reports[1::2]} == {"committed"}
+def test_each_message_of_it_is_claimed_executed_and_committed_without_a_server(settings: NodeSettings) -> None:
+    outcomes = list(rehearse(settings, ClientAppWork))
+    assert len(outcomes) == TIMES
+    assert {(outcome["status"], outcome["failure"]) for outcome in outcomes} == {("committed", None)}
 
 
-def test_nothing_is_different_afterwards(tmp_path: Path) -> None:
-    out, err, handlers = sys.stdout, sys.stderr, list(logging.getLogger().handlers)
-    work = ClientAppWork(NodeSettings(name="clinic-a", redis_url=NOWHERE, cache_dir=tmp_path / "cache"))
-    apps, cache = work.apps, work.cache
-    work.preload()
-    assert (work.apps, work.cache) == (apps, cache)
-    assert not (tmp_path / "cache").exists()
-    assert parent() is None
-    assert (sys.stdout, sys.stderr, logging.getLogger().handlers) == (out, err, handlers)
-
-
-def test_what_the_owner_imposes_takes_no_part(tmp_path: Path) -> None:
-    settings = NodeSettings(
-        name="clinic-a",
-        redis_url=NOWHERE,
-        cache_dir=tmp_path,
+def test_what_the_owner_has_decided_takes_no_part(settings: NodeSettings) -> None:
+    settings = replace(
+        settings,
         labels={"site": "eu"},
         trust=TrustPolicy(digests=frozenset({"0" * 64})),
         mods=("fedq.apps.mod:DenyKeysMod('arrays')",),
     )
-    assert len(rehearse(settings, ClientAppWork)) == 2 * TIMES
+    assert [outcome["status"] for outcome in rehearse(settings, ClientAppWork)] == ["committed"] * TIMES
 
 
-def test_a_worker_without_a_job_rehearses_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_message_that_goes_wrong_ends_it_with_what_went_wrong(
+    settings: NodeSettings,
+) -> None:
+    def distrusting(made: NodeSettings) -> ClientAppWork:
+        return ClientAppWork(replace(made, trust=TrustPolicy(digests=frozenset({"0" * 64}))))
+
+    with pytest.raises(RuntimeError, match=r"rehearsed came to .*does not run this app"):
+        list(rehearse(settings, distrusting))
+
+
+def test_nothing_is_different_afterwards(settings: NodeSettings) -> None:
+    def seen() -> list[object]:
+        root = logging.getLogger()
+        return [sys.stdout, sys.stderr, list(root.handlers), root.level, threading.enumerate(), random.getstate(),
+                sorted(os.listdir("/proc/self/fd")), parent()]  # fmt: skip
+
+    list(rehearse(settings, ClientAppWork))  # the first loads modules
+    before = seen()
+    list(rehearse(settings, ClientAppWork))
+    assert seen() == before
+    assert not settings.cache_folder.exists()
+
+
+def test_a_worker_without_a_second_message_rehearses_nothing(
+    settings: NodeSettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def refused(*_: object) -> None:
         raise AssertionError("rehearsed")
 
     monkeypatch.setattr("fedq.node.clientapps.rehearse", refused)
-    work = ClientAppWork(NodeSettings(name="clinic-a", redis_url=NOWHERE))
-    assert isinstance(work.relay, Relay)
+    steps = ClientAppWork(settings).preload()
+    with pytest.raises(AssertionError, match="rehearsed"):
+        list(steps)

@@ -1,4 +1,4 @@
-"""A node receives large arrays straight into the files of its cache, whole ones only, or else in memory."""
+"""A node receives large arrays into the files of its cache, whole ones only, or else in memory."""
 
 from __future__ import annotations
 

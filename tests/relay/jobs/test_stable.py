@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import faulthandler
 import os
 import signal
+from collections.abc import Iterator
+from pathlib import Path
 
 import psutil
 import pytest
 
+from fedq.relay.jobs.frames import Channel
 from fedq.relay.jobs.processes import poll
 from fedq.relay.jobs.stable import Stable
 from tests.relay.jobs.conftest import Start
@@ -24,13 +28,53 @@ def test_horses_are_forked_from_one_process_which_is_not_the_worker(start: Start
     assert psutil.Process(stable).ppid() == federation.process.pid
 
 
-def test_what_horses_need_is_loaded_once_where_they_are_forked_and_the_first_does_not_wait_for_it(start: Start) -> None:
+def test_what_horses_need_is_loaded_where_they_are_forked_once_a_second_one_is_wanted(start: Start) -> None:
     federation = start()
-    for _ in range(3):
+    for _ in range(2):
         federation.wait_status(federation.put("nothing"), "finished")
-    first, second, third = federation.executed()
-    assert first["preloaded"] == []
-    assert second["preloaded"] == third["preloaded"] == [first["parent"]]
+
+    def loaded() -> list[int]:
+        federation.wait_status(federation.put("nothing"), "finished")
+        found: list[int] = federation.executed()[-1]["preloaded"]
+        return found
+
+    wait_until(lambda: len(loaded()) == 3, "a horse finds all that is to be loaded")
+    first, second, *later = federation.executed()
+    assert first["preloaded"] == second["preloaded"] == []
+    assert loaded() == later[-1]["preloaded"] == 3 * [first["parent"]]
+
+
+def test_while_it_loads_a_stable_forks_hears_and_tells(tmp_path: Path) -> None:
+    ready = tmp_path / "loading"
+
+    def load_for_ever() -> Iterator[None]:
+        ready.touch()
+        while True:
+            yield
+
+    def work(channel: Channel) -> object:
+        value = channel.receive_one()
+        if value == "crash":
+            faulthandler.disable()
+            os.kill(os.getpid(), signal.SIGSEGV)
+        return channel.send("done") if value == "work" else signal.pause()
+
+    stable = Stable(lambda: None, load_for_ever, work)
+    statuses = []
+    try:
+        for number, what in enumerate(["work", "work", "work", "crash", "wait"]):
+            horse, channel = stable.start()
+            channel.send(what)
+            if what == "wait":
+                horse.kill()
+            assert horse.wait(10.0)
+            statuses.append(horse.status)
+            assert ready.exists() or number < 1
+            channel.close()
+        assert statuses == [0, 0, 0, signal.SIGSEGV, signal.SIGKILL]
+        assert stable.alive
+    finally:
+        stable.close()
 
 
 def test_between_jobs_only_the_stable_is_there_and_it_ends_with_its_worker(start: Start) -> None:
@@ -98,7 +142,7 @@ def test_the_horse_dies_with_a_worker_that_is_killed_while_the_stable_stands_sti
 
 
 def test_a_horse_that_cannot_be_forked_is_an_error_with_words() -> None:
-    stable = Stable(_let_no_more_be_forked, lambda: None, lambda channel: True)
+    stable = Stable(_let_no_more_be_forked, lambda: iter(()), lambda channel: True)
     try:
         horse, channel = stable.start()
         assert poll([stable.fileno()], 10.0)
@@ -112,12 +156,13 @@ def test_a_horse_that_cannot_be_forked_is_an_error_with_words() -> None:
 
 
 def test_horses_are_forked_also_where_what_they_need_cannot_be_loaded() -> None:
-    def fail() -> None:
+    def fail() -> Iterator[None]:
+        yield
         raise ImportError("broken")
 
     stable = Stable(lambda: None, fail, lambda channel: channel.send("here"))
     try:
-        for _ in range(2):
+        for _ in range(4):
             horse, channel = stable.start()
             assert channel.receive_one() == "here"
             assert horse.wait(10.0)

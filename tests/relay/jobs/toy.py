@@ -21,7 +21,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import redis
@@ -150,8 +150,10 @@ class ToyWork(Work):
     def alive(self, group: str) -> bool:
         return not self.client.sismember("toy:over", group)
 
-    def preload(self) -> None:
-        PRELOADED.append(os.getpid())
+    def preload(self) -> Iterator[None]:
+        for _ in range(3):
+            PRELOADED.append(os.getpid())
+            yield
 
     def forked(self) -> None:
         self.client = redis.Redis.from_url(self.url)
