@@ -23,6 +23,7 @@ from fedq.relay import objects
 from fedq.relay.connection import Relay
 from fedq.relay.errors import ObjectCorrupt
 from fedq.relay.objects import Place
+from tests.relay.test_large_arrays import Between
 
 LARGE = np.random.default_rng(1).bytes(objects.CHUNK + 5000)
 SMALL = np.random.default_rng(2).bytes(MAPPED_FROM - 1)
@@ -117,6 +118,30 @@ def test_an_array_with_other_bytes_than_its_name_says_leaves_nothing(sent: Relay
     gc.collect()
     assert kept(cache) == []
     assert len(os.listdir("/proc/self/fd")) <= before  # its connection is closed as well
+
+
+@pytest.mark.parametrize("after", [MAPPED_FROM + 10_000, objects.CHUNK + 100_000])
+def test_a_connection_that_breaks_half_way_leaves_the_array_once_and_no_file_open(
+    sent: Relay, cache: ObjectCache, after: int
+) -> None:
+    more = np.random.default_rng(3).bytes(objects.CHUNK)
+    objects.upload_bundle(sent, {digest_of(more): more})
+    wanted = {**BLOBS, digest_of(more): more}
+    before = len(os.listdir("/proc/self/fd"))
+    with Between(sent.url) as between:
+        relay = Relay(f"redis://127.0.0.1:{between.port}")
+        relay.redis.ping()
+        between.cut("from the server", after)
+        got = objects.fetch_shared(relay, wanted, cache.place)
+        relay.close()
+        assert between.cuts == 1
+    assert {digest: bytes(view) for digest, view in got.items()} == wanted
+    assert sorted(path.name for path in kept(cache)) == sorted([digest_of(LARGE), digest_of(more)])
+    del got
+    gc.collect()
+    assert len(os.listdir("/proc/self/fd")) <= before
+    for name in sent.redis.scan_iter(f"{sent.keys.obj(digest_of(more))}*", count=1000):
+        sent.redis.delete(name)
 
 
 def test_an_array_that_never_came_to_its_end_leaves_nothing(cache: ObjectCache) -> None:
