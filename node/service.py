@@ -35,9 +35,10 @@ from fedq.relay import nodes
 from fedq.relay.connection import Relay, patiently, resolve_url, without_password
 from fedq.relay.errors import RelayMisconfigured
 from fedq.relay.jobs import AppWorker
+from fedq.relay.jobs.child import ChildContext, ChildSpec, Fatal
 from fedq.relay.jobs.processes import poll
 from fedq.relay.jobs.signals import StopSignal
-from fedq.relay.jobs.supervisor import ChildContext, ChildSpec, Fatal, Supervisor
+from fedq.relay.jobs.supervisor import Supervisor
 from fedq.relay.logs import set_up_logging
 from fedq.relay.threads import limit_threads
 

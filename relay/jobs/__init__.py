@@ -1,7 +1,8 @@
 """Jobs: the one RQ job class, the worker and the supervisor that ServerApps and ClientApps share."""
 
+from fedq.relay.jobs.child import FATAL, ChildContext, ChildSpec, Fatal
 from fedq.relay.jobs.job import TASK, FedqJob, FedqQueue, ForeignJob, enqueue, fetch, perform
-from fedq.relay.jobs.supervisor import FATAL, Backoff, ChildContext, ChildSpec, Fatal, Supervisor
+from fedq.relay.jobs.supervisor import Backoff, Supervisor
 from fedq.relay.jobs.watch import Timing
 from fedq.relay.jobs.work import (
     Assignment,

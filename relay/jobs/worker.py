@@ -28,6 +28,7 @@ from rq.serializers import JSONSerializer
 from rq.worker import Worker
 
 from fedq.relay.errors import RelayUnavailable
+from fedq.relay.jobs.child import ChildContext
 from fedq.relay.jobs.commands import Commands
 from fedq.relay.jobs.dequeue import Dequeue
 from fedq.relay.jobs.frames import Wakeup
@@ -35,7 +36,6 @@ from fedq.relay.jobs.isolation import executor_for
 from fedq.relay.jobs.job import FedqJob, FedqQueue, fetch
 from fedq.relay.jobs.processes import poll
 from fedq.relay.jobs.records import Records
-from fedq.relay.jobs.supervisor import ChildContext
 from fedq.relay.jobs.watch import Ended, Timing, Watch
 from fedq.relay.jobs.work import Assignment, Cause, CauseKind, Isolation, Work
 from fedq.relay.pauses import Pauses
