@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import select
 import socket
 import struct
 from typing import Any
@@ -14,6 +13,7 @@ __all__ = ["Channel", "Wakeup", "pair"]
 
 _HEADER = struct.Struct("!I")
 _LIMIT = 64 * 1024 * 1024
+_PIECE = 65536
 
 
 class Channel:
@@ -47,17 +47,23 @@ class Channel:
         """The values that have arrived completely, without waiting."""
         while not self.closed:
             try:
-                piece = self._socket.recv(65536, socket.MSG_DONTWAIT)
+                piece = self._socket.recv(_PIECE, socket.MSG_DONTWAIT)
             except BlockingIOError:
                 break
-            except InterruptedError:
-                continue
             except OSError:
                 piece = b""
-            if not piece:
-                self.closed = True
+            self._take(piece)
+            if len(piece) < _PIECE:  # that was all; what has come since is seen in the descriptor
                 break
-            self._buffer += piece
+        return self._complete()
+
+    def _take(self, piece: bytes) -> None:
+        self._buffer += piece
+        if not piece:
+            self.closed = True
+
+    def _complete(self) -> list[Any]:
+        """The values of which all bytes are there."""
         values = []
         while len(self._buffer) >= _HEADER.size:
             (length,) = _HEADER.unpack_from(self._buffer)
@@ -80,23 +86,19 @@ class Channel:
     def receive_one(self) -> Any | None:
         """Wait for one value; None if the other end is closed. For ends that do nothing else."""
         while not self._ready:
-            self._ready = self.receive()
-            if not self._ready:
-                if self.closed:
-                    return None
-                _readable(self._socket)
+            if self.closed:
+                return None
+            try:
+                self._take(self._socket.recv(_PIECE))
+            except OSError:
+                self.closed = True
+            self._ready = self._complete()
         return self._ready.pop(0)
 
     def close(self) -> None:
         """Close this end."""
         self.closed = True
         self._socket.close()
-
-
-def _readable(end: socket.socket) -> None:
-    poller = select.poll()  # unlike select() it knows no largest descriptor
-    poller.register(end, select.POLLIN)
-    poller.poll()
 
 
 def pair() -> tuple[Channel, Channel]:

@@ -85,9 +85,9 @@ class Executor(abc.ABC):
             if child.pidfd is not None:
                 fds.append(child.pidfd)
             timeout = child.patience(watch.timeout(worker.stop_at))
-            poll(fds, timeout)
-            command = worker.hear_commands()
-            ended = child.ended()
+            ready = poll(fds, timeout)
+            command = not ready.isdisjoint(worker.signal_fds()) and worker.hear_commands()
+            ended = (child.pidfd is None or child.pidfd in ready) and child.ended()
             for value in channel.receive():
                 if isinstance(value, dict) and "ask" in value:
                     channel.send({"answer": watch.assignment.answer(value["ask"])})
