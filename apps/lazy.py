@@ -27,18 +27,23 @@ def load(*packages: str) -> Iterator[None]:
             yield
 
 
-def exports(package: str, homes: Mapping[str, Iterable[str]]) -> tuple[Callable[[str], Any], Callable[[], list[str]]]:
+def exports(
+    package: str, homes: Mapping[str, Iterable[str]], rest: str = ""
+) -> tuple[Callable[[str], Any], Callable[[], list[str]]]:
     """The ``__getattr__`` and the ``__dir__`` of a package whose names are in other modules.
 
     Args:
         package: its name.
         homes: module -> names; modules as in `importlib.import_module`, with a dot in front if they are the package's.
+        rest: the module of those names in ``__all__`` that are in none of these.
     """
-    found = {name: home for home, names in homes.items() for name in names}
     namespace = vars(sys.modules[package])
+    found = dict.fromkeys(namespace["__all__"], rest) if rest else {}
+    found.update((name, home) for home, names in homes.items() for name in names)
+    modules = {*homes, rest}
 
     def get(name: str) -> Any:
-        if f".{name}" in homes:  # a module of the package, which importing it would have loaded if it were not lazy
+        if f".{name}" in modules:  # a module of the package, which importing it would have loaded if it were not lazy
             return import_module(f".{name}", package)
         if name not in found:
             raise AttributeError(f"module {package!r} has no attribute {name!r}")

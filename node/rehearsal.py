@@ -63,20 +63,21 @@ def rehearse(settings: NodeSettings, work_of: Callable[[NodeSettings], Any]) -> 
         replace(settings, redis_url=NOWHERE, mods=(), labels=LABELS, trust=TrustPolicy(), virtual=0, time_limit=None)
     )
     bundle = bundles.pack_object(_app()).data
+    claimed = _claimed(bundle)
     work.cache = _Held(bundle)
     for _ in range(TIMES):
         work.apps = AppCache(settings.cache_folder, work.cache)  # which has loaded nothing yet
-        yield _executed(work, settings.name, bundle)
+        yield _executed(work, settings.name, claimed)
 
 
-def _executed(work: Any, node: str, bundle: bytes) -> dict[str, Any]:
+def _executed(work: Any, node: str, claimed: list[Any]) -> dict[str, Any]:
     errand = {
         "node": node, "run": 1, "entry": "1-1", "message": "0" * 32, "token": "0" * 16, "type": "train", "group": "1",
         "worker": "",
     }  # fmt: skip
     ours, theirs = pair()
     try:
-        ours.send({"ahead": _claimed(bundle)})
+        ours.send({"ahead": claimed})
         ours.send({"answer": Commit.COMMITTED.value})
         execute(work, work.rebuild({"errand": errand, "time_limit": None}), theirs, ahead=True)
         reports = ours.receive()

@@ -11,11 +11,10 @@ from __future__ import annotations
 import contextlib
 import time
 from collections import Counter, OrderedDict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
-from fedq.apps.lazy import load
 from fedq.node.cache import ArrayCache
 from fedq.node.clientapps import ClientAppAssignment, ClientAppWork
 from fedq.node.execution import WAITED_FOR, Errand
@@ -93,10 +92,6 @@ class VirtualWork(ClientAppWork):
         """The same assignment, with its tokens, in another process."""
         errands = [Errand(*values) for values in description["errands"]]
         return Batch(self, description["job"], description["run"], errands, description["time_limit"])
-
-    def preload(self) -> Iterator[object]:
-        """What apps may import. Messages have other ways here than those that would be rehearsed."""
-        yield from load("fedq.apps", "fedq.apps.mod", "fedq.apps.strategy")
 
     def capture(self, assignment: Assignment) -> AbstractContextManager[object]:
         """For each message by itself: what its app says goes to the run's log under its node's name."""

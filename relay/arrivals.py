@@ -189,8 +189,7 @@ class Arrivals:
         """Answer those of ``ids`` that were to fail when their node is offline, and whose node is."""
         if time.monotonic() < self._attempt.interrupted_at + AFTER_OUTAGE:
             return
-        waiting = [self._flights[m] for m in ids if m in self._flights and not self._flights.arrived(m)]
-        waiting = [flight for flight in waiting if flight.on_offline == "fail"]
+        waiting = [flight for flight in self._flights.awaited(ids) if flight.on_offline == "fail"]
         alive = nodes.online(self._relay, sorted({flight.node for flight in waiting}))
         for flight in waiting:
             if not alive[flight.node]:

@@ -61,9 +61,9 @@ class Flights:
         return message_id in self._fresh or message_id in self._given
 
     def awaited(self, message_ids: Iterable[str]) -> list[Flight]:
-        """Those whose answer is not there yet."""
+        """Those of them that are under way, their answer not there yet."""
         fresh, given, flights = self._fresh, self._given, self._flights
-        return [flights[m] for m in message_ids if m not in fresh and m not in given]
+        return [flights[m] for m in message_ids if m in flights and m not in fresh and m not in given]
 
     def rewind(self) -> None:
         """What has arrived and was not given has to arrive anew."""

@@ -256,10 +256,9 @@ class RedisGrid(Grid):
             self._empty_pulls = 0
 
     def cancel(self, message_ids: Iterable[str]) -> None:
-        waiting = [m for m in dict.fromkeys(message_ids) if m in self._flights and not self._flights.arrived(m)]
-        for m in waiting:
+        for flight in self._flights.awaited(dict.fromkeys(message_ids)):
             error = Error(ErrorCode.CANCELLED, "the ServerApp cancelled the message")
-            self._attempt.do(lambda m=m, error=error: self._inbound.answer(self._flights[m], Reason.CANCELLED, error))  # type: ignore[misc]
+            self._attempt.do(lambda flight=flight, error=error: self._inbound.answer(flight, Reason.CANCELLED, error))  # type: ignore[misc]
 
     def _receive(self, message_ids: Sequence[str], timeout: float | None) -> list[Message]:
         # Before the journal: replies that were received before the checkpoint were not noted behind it, and came first.
@@ -360,7 +359,7 @@ class RedisGrid(Grid):
         again behind the next checkpoint."""
         if len(ids) > done:
             self._attempt.do(lambda: runs.free(self.relay, self._run, self.token, ids[done:]))
-        left = [m for m in ids if m in self._flights and not self._flights.arrived(m)]
+        left = [flight.message_id for flight in self._flights.awaited(ids)]
         if left:
             still = self._attempt.do(lambda: messages.outstanding(self.relay, self._run))
             left = [m for m in left if m in still]

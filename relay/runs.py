@@ -430,7 +430,7 @@ def parse_run(run: int, raw: Mapping[bytes, bytes]) -> RunInfo:
         server_kind=word("server_kind"),
         client_bundle=word("client_bundle"),
         client_kind=word("client_kind"),
-        selector=json.loads(word("selector") or "{}"),
+        selector=msgspec.json.decode(word("selector") or "{}"),
         durability=word("durability", "none"),
         max_deliveries=int(word("max_deliveries") or 0),
         max_attempts=int(word("max_attempts") or 0),

@@ -13,7 +13,6 @@ from types import TracebackType
 from typing import Any
 
 from fedq.apps.errors import FedqError
-from fedq.apps.lazy import load
 from fedq.apps.server_app import ServerApp
 from fedq.apps.strategy.result import Result
 from fedq.relay import bundles, events, objects, runs
@@ -72,8 +71,6 @@ class ServerAppWork(Work):
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
-        for _ in load("fedq.apps", "fedq.apps.strategy"):
-            pass  # what an app imports is there before a process is forked to run it
         self._relay: Relay | None = None
         self._renewals: Relay | None = None
 

@@ -15,6 +15,7 @@ from functools import partial
 from pathlib import Path
 
 from fedq.apps.errors import FedqError
+from fedq.apps.lazy import load
 from fedq.relay import scripts
 from fedq.relay.connection import Relay, ServerInfo, patiently, resolve_url, without_password
 from fedq.relay.embedded import EmbeddedServer
@@ -102,6 +103,7 @@ def run_superlink(
         workers = [ChildSpec(f"serverapp-{n}", partial(_work, settings, n, grace)) for n in range(slots)]
         keep_house = partial(_keep_house, address, slots, retention, keep_failed)
         housekeeping = ChildSpec("housekeeping", keep_house, last=True)
+        list(load("fedq.apps", "fedq.apps.strategy"))  # what ServerApps import is there before anything is forked
         supervisor = Supervisor([housekeeping, *workers], grace=grace + KILL_MARGIN, told=told, beside=keeper)
         status = supervisor.run()
         if supervisor.failure:

@@ -7,10 +7,9 @@ models.
 
 from __future__ import annotations
 
-import contextlib
-import ctypes
 import os
-import sys
+
+from fedq.relay.jobs.libc import function
 
 __all__ = ["keep_freed"]
 
@@ -30,12 +29,9 @@ def keep_freed() -> bool:
 
     Only with the GNU C library, and not where the environment has settings of its own for that.
     """
-    if sys.platform != "linux" or any(name in os.environ for name in _SETTINGS):
+    if any(name in os.environ for name in _SETTINGS) or "glibc.malloc" in os.environ.get("GLIBC_TUNABLES", ""):
         return False
-    if "glibc.malloc" in os.environ.get("GLIBC_TUNABLES", ""):
+    mallopt = function("mallopt")
+    if mallopt is None or function("gnu_get_libc_version") is None:
         return False
-    with contextlib.suppress(OSError, AttributeError):
-        library = ctypes.CDLL(None)
-        if hasattr(library, "gnu_get_libc_version"):
-            return bool(library.mallopt(_M_MMAP_THRESHOLD, PIECE) and library.mallopt(_M_TRIM_THRESHOLD, KEPT))
-    return False
+    return bool(mallopt(_M_MMAP_THRESHOLD, PIECE) and mallopt(_M_TRIM_THRESHOLD, KEPT))

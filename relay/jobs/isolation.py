@@ -81,12 +81,13 @@ class Executor(abc.ABC):
         """Watch over a child until it reports, ends or has to be killed. What it asks for is done here."""
         worker = self.worker
         while True:
-            fds = [channel.fileno(), *worker.signal_fds()]
+            signals = worker.signal_fds()
+            fds = [channel.fileno(), *signals]
             if child.pidfd is not None:
                 fds.append(child.pidfd)
             timeout = child.patience(watch.timeout(worker.stop_at))
             ready = poll(fds, timeout)
-            command = not ready.isdisjoint(worker.signal_fds()) and worker.hear_commands()
+            command = not ready.isdisjoint(signals) and worker.hear_commands()
             ended = (child.pidfd is None or child.pidfd in ready) and child.ended()
             for value in channel.receive():
                 if isinstance(value, dict) and "ask" in value:

@@ -10,9 +10,10 @@ import contextlib
 import ctypes
 import errno
 import re
-import sys
 from collections.abc import Iterator
 from itertools import islice
+
+from fedq.relay.jobs.libc import function
 
 __all__ = ["collapse"]
 
@@ -34,14 +35,13 @@ def collapse() -> Iterator[None]:
     Takes memory of its own for what was shared with the process that this one was forked from. Where the kernel does
     not do it, or has no large page to spare, nothing changes.
     """
-    if sys.platform != "linux":
+    if (madvise := function("madvise")) is None:
         return
-    with contextlib.suppress(OSError, AttributeError):
-        library = ctypes.CDLL(None, use_errno=True)
-        library.madvise.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int)
+    madvise.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int)
+    with contextlib.suppress(OSError):
         for start in islice(_pieces(), MOST):
             # EINVAL: nothing is there.
-            if library.madvise(start, LARGE, _MADV_COLLAPSE) and ctypes.get_errno() != errno.EINVAL:
+            if madvise(start, LARGE, _MADV_COLLAPSE) and ctypes.get_errno() != errno.EINVAL:
                 return
             yield
 

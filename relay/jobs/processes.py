@@ -7,7 +7,6 @@ child whose parent has died (PR_SET_PDEATHSIG); elsewhere a thread of the child 
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import os
 import random
 import select
@@ -15,7 +14,9 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
+
+from fedq.relay.jobs.libc import function
 
 __all__ = [
     "Child",
@@ -35,18 +36,8 @@ _PR_SET_PDEATHSIG = 1
 _PR_SET_CHILD_SUBREAPER = 36
 
 
-def _find_prctl() -> Callable[..., int] | None:
-    if sys.platform != "linux":
-        return None
-    try:
-        found: Callable[..., int] = ctypes.CDLL(None, use_errno=True).prctl
-    except (OSError, AttributeError):  # no such libc, or no such call in it
-        return None
-    return found
-
-
 # Looked up once: every forked process needs it, and soon.
-_PRCTL = _find_prctl()
+_PRCTL = function("prctl")
 
 
 def _prctl(option: int, value: int) -> bool:

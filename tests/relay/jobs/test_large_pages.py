@@ -7,6 +7,7 @@ import errno
 import mmap
 import os
 import sys
+from types import SimpleNamespace
 
 import pytest
 
@@ -71,21 +72,12 @@ def test_where_nothing_is_it_goes_on_and_where_there_is_no_page_to_spare_it_ends
 ) -> None:
     calls: list[int] = []
 
-    class Library:
-        @staticmethod
-        def madvise(start: int, length: int, advice: int) -> int:
-            calls.append(start)
-            ctypes.set_errno(refusal)
-            return -1
+    def madvise(start: int, length: int, advice: int) -> int:
+        calls.append(start)
+        ctypes.set_errno(refusal)
+        return -1
 
-    class Advice:
-        argtypes = None
-
-        def __call__(self, *of: int) -> int:
-            return Library.madvise(*of)
-
-    library = type("library", (), {"madvise": Advice()})()
-    monkeypatch.setattr(ctypes, "CDLL", lambda *_, **__: library)
+    monkeypatch.setattr(ctypes, "CDLL", lambda *_, **__: SimpleNamespace(madvise=madvise))
     monkeypatch.setattr(pages, "_pieces", lambda: iter(range(10)))
     monkeypatch.setattr(pages, "MOST", 5)
 
